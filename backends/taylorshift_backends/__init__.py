@@ -1,0 +1,1 @@
+"""One small module for each array library: a Backend value, plus what the core cannot know."""

@@ -1,0 +1,130 @@
+"""The loops over tiles for NumPy: one head at a time, so that a tile fills the cache, and jobs side by side on threads."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taylorshift_backends._numpy_threads import n_threads, run_jobs
+from taylorshift_core import loops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Array = Any
+Arrays = tuple[Array, ...]
+_WORTH_A_THREAD = 3_000_000  # multiplications: below it, handing over costs more than it saves
+
+
+def fold_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
+    """Return the sums of ``step`` over all tiles."""
+    batch, length = _batch(tiled, whole), tiled[0].shape[-2]
+    threads = _threads(batch, tiled, whole)
+    if math.prod(batch) * length <= tile or (batch == () and threads == 1):
+        return loops.fold_tiles(xp, step, tiled, whole, tile)
+    heads, pieces = list(np.ndindex(batch)), _pieces(length, tile, threads, math.prod(batch))
+
+    def job(head: tuple[int, ...], first: int, last: int) -> Arrays:
+        tiles = loops.cut(_head(tiled, head), first, last)
+        return loops.fold_tiles(xp, step, tiles, _head(whole, head), tile)
+
+    parts = run_jobs(job, [(head, *piece) for head in heads for piece in pieces], threads)
+    results = tuple(np.empty((*batch, *part.shape), dtype=part.dtype) for part in parts[0])
+    for i, head in enumerate(heads):
+        of_head = parts[i * len(pieces) : (i + 1) * len(pieces)]
+        for result, *terms in zip(results, *of_head, strict=True):
+            result[head] = terms[0]
+            for term in terms[1:]:
+                result[head] += term
+    return results
+
+
+def map_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
+    """Return ``step`` of all tiles, each written where it belongs."""
+    batch, length = _batch(tiled, whole), tiled[0].shape[-2]
+    if math.prod(batch) * length <= tile:
+        return loops.map_tiles(xp, step, tiled, whole, tile)
+    threads = _threads(batch, tiled, whole)
+    outputs = _Outputs(batch, length)
+
+    def job(head: tuple[int, ...], first: int, last: int) -> None:
+        tiles, wholes = _head(tiled, head), _head(whole, head)
+        for start in range(first, max(last, 1), tile):
+            stop = min(start + tile, last)
+            outputs.write((*head, slice(start, stop)), step(*loops.cut(tiles, start, stop), *wholes))
+
+    pieces = _pieces(length, tile, threads, math.prod(batch))
+    run_jobs(job, [(head, *piece) for head in np.ndindex(batch) for piece in pieces], threads)
+    return outputs.arrays
+
+
+def scan_tiles(
+    xp: Any, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
+) -> tuple[Array, Arrays]:
+    """Walk along the tiles of each head in order; what shares a carry (its axes of size 1) walks together."""
+    batch = carry.shape[:-2]
+    if 0 in _batch((carry, *tiled), whole) or math.prod(batch) == 1:
+        return loops.scan_tiles(xp, step, carry, tiled, whole, tile)
+    outputs, carries = _Outputs(_batch((carry, *tiled), whole), tiled[0].shape[-2]), np.empty_like(carry)
+
+    def job(index: tuple[int, ...]) -> None:
+        own = tuple(slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(index, batch, strict=True))
+        start, tiles, wholes = (_own(arrays, own) for arrays in ((carry,), tiled, whole))
+        last, parts = loops.scan_tiles(xp, step, start[0], tiles, wholes, tile)
+        carries[own] = last
+        outputs.write(own, parts)
+
+    run_jobs(job, [(index,) for index in np.ndindex(batch)], _threads(batch, tiled, whole))
+    return carries, outputs.arrays
+
+
+class _Outputs:
+    """Arrays that are allocated when the first tile shows their last axis and dtype."""
+
+    def __init__(self, batch: tuple[int, ...], length: int) -> None:
+        self.axes = (*batch, length)
+        self.arrays: Arrays = ()
+        self.lock = threading.Lock()
+
+    def write(self, index: tuple[Any, ...], parts: Arrays) -> None:
+        with self.lock:
+            self.arrays = self.arrays or tuple(np.empty((*self.axes, part.shape[-1]), part.dtype) for part in parts)
+        for array, part in zip(self.arrays, parts, strict=True):
+            array[index] = part
+
+
+def _batch(tiled: Arrays, whole: Arrays) -> tuple[int, ...]:
+    return np.broadcast_shapes(*(array.shape[:-2] for array in (*tiled, *whole)))
+
+
+def _threads(batch: tuple[int, ...], tiled: Arrays, whole: Arrays) -> int:
+    """Return how many threads the work of a loop is worth."""
+    per_token = max(sum(math.prod(array.shape[-2:]) for array in whole), tiled[0].shape[-1] ** 2 * tiled[-1].shape[-1])
+    work: int = math.prod(batch) * tiled[0].shape[-2] * per_token
+    return min(n_threads(), max(1, work // _WORTH_A_THREAD))
+
+
+def _pieces(length: int, tile: int, threads: int, n_heads: int) -> list[tuple[int, int]]:
+    """Return the tokens of each job of one head: all of them, or shares in whole tiles where heads are few."""
+    if n_heads % threads == 0:
+        return [(0, length)]
+    n_tiles = -(-length // tile)
+    share = -(-n_tiles // threads) * tile
+    return [(first, min(first + share, length)) for first in range(0, length, share)] or [(0, length)]
+
+
+def _head(arrays: Arrays, index: tuple[int, ...]) -> Arrays:
+    """Return the matrices of one head; axes of size 1 broadcast."""
+    axes = len(index)
+    return tuple(array[tuple(0 if array.shape[i] == 1 else index[i] for i in range(axes))] for array in arrays)
+
+
+def _own(arrays: Arrays, own: tuple[slice, ...]) -> Arrays:
+    """Return a part of the leading axes of each array; axes of size 1 broadcast."""
+    return tuple(
+        array[tuple(slice(None) if size == 1 else part for size, part in zip(array.shape, own, strict=False))]
+        for array in arrays
+    )

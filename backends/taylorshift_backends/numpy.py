@@ -1,0 +1,100 @@
+"""NumPy: heads and tiles side by side on threads, features by one strided multiplication into an aligned buffer."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat.numpy
+import numpy as np
+
+from taylorshift_backends._numpy_gradients import fold_back, tangent_tile
+from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_tiles
+from taylorshift_backends._numpy_memory import aligned, buffer
+from taylorshift_core import Backend
+from taylorshift_core.augment import augment as augment_safely
+from taylorshift_core.features import n_features
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+Array = Any
+
+
+def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:
+    """Return the columns [scale * x / |x|, last]; squares first, and where they may not be exact, the careful way."""
+    *batch, length, dim = tokens.shape
+    x = aligned((*batch, dim + 1, length), tokens.dtype)
+    rows = x[..., :dim, :]
+    rows[...] = np.swapaxes(tokens, -1, -2)
+    if normalise:
+        squares = np.einsum("...dt,...dt->...t", rows, rows)[..., None, :]
+        limits = np.finfo(tokens.dtype)
+        exact = (squares > limits.tiny / limits.eps) & (squares < limits.max)
+        factor = (1 if scale is None else scale) / np.sqrt(squares)
+        np.multiply(rows, factor, out=rows)
+        if not exact.all():  # token by token: what one holds must not change a bit of another
+            careful = augment_safely(backend, tokens, scale, last, normalise=True)
+            np.copyto(rows, careful[..., :dim, :], where=~exact)
+    elif scale is not None:
+        np.multiply(rows, scale, out=rows)
+    x[..., dim:, :] = last
+    return x
+
+
+def feature_tile(xp: Any, x: Array, first: int, last: int) -> Array:  # noqa: ARG001  the namespace is NumPy
+    """Return the features of offsets first..last-1, in a buffer that the thread's next call reuses."""
+    *batch, width, length = x.shape
+    doubled = buffer("doubled", (*batch, width + last - 1, length), x.dtype)
+    doubled[..., :width, :] = x
+    doubled[..., width:, :] = x[..., : last - 1, :]
+    row, column = doubled.strides[-2:]
+    windows = np.lib.stride_tricks.as_strided(
+        doubled[..., first:, :], (*batch, last - first, width, length), (*doubled.strides[:-2], row, row, column)
+    )
+    products = buffer("features", (*batch, last - first, width, length), x.dtype)
+    np.multiply(x[..., None, :, :], windows, out=products)
+    n_rows = min(last * width, n_features(width)) - first * width
+    return products.reshape((*batch, (last - first) * width, length))[..., :n_rows, :]
+
+
+def peak_memory(function: Callable[[], Array]) -> tuple[Array, int]:
+    """Call `function`; return its result and the most bytes that NumPy allocated meanwhile."""
+    tracemalloc.start()
+    try:
+        result = function()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def refuse(array: Array) -> str | None:
+    """Tell what is wrong with kinds of NumPy arrays whose operators mean something else."""
+    if isinstance(array, np.ma.MaskedArray):
+        return "it is a masked array, whose mask attention would not see; pass array.filled(0) and key_mask instead"
+    return None
+
+
+def quiet(array: Array) -> AbstractContextManager[object]:  # noqa: ARG001  every array
+    """Return a context without NumPy's warnings: NaN and infinities in the input propagate, as in other libraries."""
+    return np.errstate(all="ignore")
+
+
+BACKEND = Backend(
+    name="numpy",
+    namespace=array_api_compat.numpy,
+    batch_at_once=False,
+    augment=augment,
+    feature_tile=feature_tile,
+    fold_back=fold_back,
+    tangent_tile=tangent_tile,
+    fold_tiles=fold_tiles,
+    map_tiles=map_tiles,
+    scan_tiles=scan_tiles,
+    scope=quiet,
+    refuse=refuse,
+    peak_memory=peak_memory,
+    to_numpy=np.asarray,
+    devices=lambda: ("cpu",),
+)

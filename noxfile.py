@@ -1,0 +1,97 @@
+"""The one list of chores: `python -m nox` lints and tests; `python -m nox --list` names the rest."""
+
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "tests"]
+
+PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+BACKENDS = sorted(PYPROJECT["project"]["entry-points"]["taylorshift_core.backends"])
+CONSTRAINTS = ("-c", "tests/constraints.txt")
+VARIABLES = {  # what some libraries read before they are imported; {} is the environment's folder
+    "dpnp": {"OCL_ICD_FILENAMES": "{}/lib/libintelocl.so"},  # the driver that makes the CPU a device
+    "jax": {"JAX_ENABLE_X64": "1"},
+}
+
+
+def install(session: nox.Session, *requirements: str, groups: tuple[str, ...]) -> None:
+    """Install `requirements` and the dependency groups `groups`, all at the pinned versions."""
+    session.install(*requirements, *nox.project.dependency_groups(PYPROJECT, *groups), *CONSTRAINTS)
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def tests(session: nox.Session, backend: str) -> None:
+    """Test one backend in an environment of its own; the numpy session also tests what needs no backend."""
+    whole = backend == "numpy"
+    groups = tuple(group for group in ("tests", f"tests-{backend}") if group in PYPROJECT["dependency-groups"])
+    install(session, f".[{backend},cli]" if whole else f".[{backend}]", groups=groups)
+    session.env["TAYLORSHIFT_TEST_BACKEND"] = backend
+    session.env.update(
+        {key: value.format(session.virtualenv.location) for key, value in VARIABLES.get(backend, {}).items()}
+    )
+    # A session is named for its backend: a missing library is red here, before any test could skip.
+    session.run("python", "-c", f"from taylorshift_core import load_backend; load_backend({backend!r})", silent=True)
+    chosen = ["tests"] if whole else ["tests/backend", "tests/gpu", "tests/test_imports.py"]
+    if any(Path(argument.partition("::")[0]).exists() for argument in session.posargs):
+        chosen = []
+    # tests/backend/NAME is for that backend alone; generic, for libraries without an adapter, goes with the referee.
+    own = {backend, "generic"} if backend == "array_api_strict" else {backend}
+    folders = sorted(folder for folder in Path("tests/backend").iterdir() if folder.is_dir() and folder.name not in own)
+    others = [f"--ignore={folder}" for folder in folders]
+    session.run("pytest", *chosen, *others, *session.posargs)
+    if whole and not session.posargs:
+        documents = ["README.md", *map(str, sorted(Path("docs").rglob("*.md")))]
+        doctests = ["--doctest-modules", "--doctest-glob=*.md", *documents]
+        session.run("pytest", *doctests, "--pyargs", "taylorshift_core", "taylorshift_backends.numpy")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types and the direction of the imports."""
+    install(session, "-e", ".[cli]", groups=("lint",))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("lint-imports", "--no-logo", "--no-cache")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the distributions, install the wheel elsewhere, and run the demonstration there."""
+    install(session, groups=("wheel",))
+    with tempfile.TemporaryDirectory() as folder:
+        elsewhere = Path(folder).resolve()
+        # The wheel is built from the source distribution, so both are seen to be whole.
+        session.run("python", "-m", "build", "--outdir", str(elsewhere / "dist"))
+        (made,) = (elsewhere / "dist").glob("*.whl")
+        session.run("python", "-m", "virtualenv", str(elsewhere / "env"), silent=True)
+        programs = elsewhere / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+        pip_install = (str(programs / "python"), "-m", "pip", "install", *CONSTRAINTS)
+        session.run(*pip_install, str(made), external=True, silent=True)
+        with session.chdir(elsewhere):  # without its extra the command asks for it
+            session.run(str(programs / "taylorshift"), external=True, success_codes=[2])
+        session.run(*pip_install, f"{made}[cli]", external=True, silent=True)
+        with session.chdir(elsewhere):
+            session.run(str(programs / "taylorshift"), *session.posargs, external=True)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Run the benchmarks."""
+    install(session, ".[cli,numpy]", groups=("benchmarks",))
+    session.run("pytest", "benchmarks", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, ".[numpy]", groups=("docs",))
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)

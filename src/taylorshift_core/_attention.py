@@ -1,0 +1,261 @@
+"""The public functions: check, plan, prepare, run a form, and give back the caller's kind of array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taylorshift_core import _direct, _prepare
+from taylorshift_core._call import TAYLOR, check_call
+from taylorshift_core._causal import Causal, check_causal
+from taylorshift_core._checks import check_mask
+from taylorshift_core._evaluation import Evaluation, Operands
+from taylorshift_core._forms import Inputs
+from taylorshift_core._run import Run
+from taylorshift_core._state import State, check_state
+from taylorshift_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taylorshift_core._plan import Plan
+
+Array = Any
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    form: str = "auto",
+    scale: float | Array | None = None,
+    normalise: bool = True,
+    coefficients: Sequence[float] = TAYLOR,
+    key_mask: Array | None = None,
+    normalise_output: bool = False,
+    is_causal: bool = False,
+    block_causal: int | None = None,
+    prefix_length: int = 0,
+    attn_mask: Array | None = None,
+    state: State | None = None,
+    return_state: bool = False,
+    plan: Plan | None = None,
+) -> Array:
+    """Mix the values, weighted by a second-order polynomial of the scores of each query with each key.
+
+    The score of a query and a key is ``s = scale * q.k / (|q| |k|)``, its weight ``a*s**2 + b*s + c``, and the output
+    is the weighted mean of the values.
+
+    Parameters
+    ----------
+    query : array, shape (..., heads, query_length, head_dim)
+        Any array-API library; real floating point. With two axes there is one head. It is never written.
+    key : array, shape (..., kv_heads, key_length, head_dim)
+        Same library, device, dtype and number of axes as `query`. `heads` must be a multiple of `kv_heads`: each key
+        head serves a contiguous group of query heads. Axes before the heads broadcast.
+    value : array, shape (..., kv_heads, key_length, value_dim)
+        `value_dim` may differ from `head_dim`.
+    form : {"auto", "direct", "efficient"}
+        Both compute the same result: the direct form in ``O(query_length * key_length * head_dim)`` operations, the
+        efficient form in ``O((query_length + key_length) * head_dim**2 * value_dim)``. "auto" takes the cheaper one.
+    scale : float or array, optional
+        A number, or an array of shape (), (heads,) or (..., heads, 1, 1). Default 1, or ``1 / sqrt(head_dim)`` without
+        `normalise`.
+    normalise : bool
+        Divide each row of `query` and `key` by its Euclidean norm first; rows of zeros stay zero.
+    coefficients : three floats
+        (a, b, c) of the weight, default the Taylor polynomial of exp. Weights must not be negative for any score.
+    key_mask : boolean array, optional
+        True = attend. Shape (key_length,), (..., key_length) without a heads axis, or (..., heads, key_length) with
+        one of size 1, kv_heads or heads. What stands in masked places, NaN included, never reaches the output.
+    normalise_output : bool
+        Multiply by ``sqrt(n_attended / head_dim)``, which keeps the mean size of the output near one at any length.
+    is_causal : bool
+        Query i sees keys 0..i only, as in PyTorch and JAX also where the lengths differ. Tokens that came before are
+        given as a `state`, and seen by all.
+    block_causal : int, optional
+        Causal in blocks of so many tokens: those of one block see each other.
+    prefix_length : int
+        With one of the two above: so many first keys are seen by all; blocks are counted behind them.
+    attn_mask : boolean array, optional
+        True = attend; broadcasts to (..., heads, query_length, key_length). Has no efficient form.
+    state : State, optional
+        Keys and values seen before (by `summarise`, or returned by an earlier call): attended as well.
+    return_state : bool
+        Return ``(output, state)``, the state of all keys seen so far.
+    plan : Plan, optional
+        What `explain` returned, perhaps changed; overrides `form`.
+
+    Returns
+    -------
+    array, shape (..., heads, query_length, value_dim)
+        Library, dtype and device of the input. A query that may attend no key gives zeros. With `return_state`, a
+        pair of it and a State.
+
+    Raises
+    ------
+    ShapeError, DTypeError, OptionError, BackendError
+        Before any work, when the input does not fit the description above.
+
+    Notes
+    -----
+    Sums are kept in float32 for narrower dtypes, else in the dtype given. Temporaries are tiles of a fixed size: in
+    the efficient form they do not grow with the lengths at all, in the direct form by one prepared copy of the keys
+    and values.
+
+    References
+    ----------
+    Nauen, Palacio, Dengel: TaylorShift (ICPR 2024), arXiv 2403.02920.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.eye(3, dtype=np.float32)
+    >>> attention(x, x, x)
+    array([[0.5555556 , 0.22222222, 0.22222222],
+           [0.22222222, 0.5555556 , 0.22222222],
+           [0.22222222, 0.22222222, 0.5555556 ]], dtype=float32)
+    """
+    evaluation, operands = evaluation_of(
+        query,
+        key,
+        value,
+        form=form,
+        scale=scale,
+        normalise=normalise,
+        coefficients=coefficients,
+        key_mask=key_mask,
+        normalise_output=normalise_output,
+        is_causal=is_causal,
+        block_causal=block_causal,
+        prefix_length=prefix_length,
+        attn_mask=attn_mask,
+        state=state,
+        return_state=return_state,
+        plan=plan,
+    )
+    return results_of(evaluation, evaluation.run.backend.differentiable(evaluation, operands))
+
+
+def evaluation_of(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    form: str = "auto",
+    scale: float | Array | None = None,
+    normalise: bool = True,
+    coefficients: Sequence[float] = TAYLOR,
+    key_mask: Array | None = None,
+    normalise_output: bool = False,
+    is_causal: bool = False,
+    block_causal: int | None = None,
+    prefix_length: int = 0,
+    attn_mask: Array | None = None,
+    state: State | None = None,
+    return_state: bool = False,
+    plan: Plan | None = None,
+) -> tuple[Evaluation, Operands]:
+    """Check the arguments of `attention`; return what to compute, and the arrays."""
+    call = check_call(query, key, value, key_mask, scale, coefficients, normalise=normalise, attn_mask=attn_mask)
+    causal = check_causal(is_causal=is_causal, block_causal=block_causal, prefix_length=prefix_length)
+    if attn_mask is not None:
+        form = _check_dense(form, causal)
+    if state is not None:
+        check_state(state, call)
+    if return_state and key_mask is not None:  # one state a key head: one row of the mask
+        check_mask(call.backend.namespace, key_mask, key, call.problem.batch, call.problem.kv_heads)
+    run = Run(call.backend, plan or call.plan(form), call.weighting, normalise_output)
+    sums = None if state is None else state.sums
+    return Evaluation(call, run, causal, return_state), Operands(query, key, value, scale, sums, key_mask, attn_mask)
+
+
+def results_of(evaluation: Evaluation, results: tuple[Array, ...]) -> Any:
+    """Return the output, or with a state the pair of both, as `attention` does."""
+    return (results[0], state_of(evaluation, results[1])) if evaluation.with_state else results[0]
+
+
+def state_of(evaluation: Evaluation, sums: Array) -> State:
+    """Return the State of sums that an evaluation computed."""
+    return State(sums, evaluation.call.problem.head_dim, evaluation.call.weighting)
+
+
+def _check_dense(form: str, causal: Causal | None) -> str:
+    """Refuse what a dense mask cannot be combined with; return the only form that it has."""
+    if causal is not None:
+        msg = "attn_mask cannot be combined with is_causal or block_causal; put the causal rule into attn_mask"
+        raise OptionError(msg)
+    if form == "efficient":
+        msg = (
+            "attn_mask has no efficient form, since each query would need a state of its own; got form='efficient'. "
+            "Masks in linear time: key_mask, is_causal, block_causal, prefix_length."
+        )
+        raise OptionError(msg)
+    return "direct"
+
+
+def attention_weights(
+    query: Array,
+    key: Array,
+    *,
+    scale: float | Array | None = None,
+    normalise: bool = True,
+    coefficients: Sequence[float] = TAYLOR,
+    key_mask: Array | None = None,
+) -> Array:
+    """Return the matrix of attention weights, for those who want to look at it.
+
+    Parameters
+    ----------
+    query : array, shape (..., heads, query_length, head_dim)
+    key : array, shape (..., kv_heads, key_length, head_dim)
+    scale, normalise, coefficients, key_mask
+        As in `attention`, and so are the errors.
+
+    Returns
+    -------
+    array, shape (..., heads, query_length, key_length)
+        Each row sums to 1, or to 0 where the query may attend no key.
+
+    Notes
+    -----
+    The whole matrix is held in memory: ``query_length * key_length`` entries a head.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> attention_weights(np.ones((2, 1)), np.asarray([[1.0], [-1.0]]))
+    array([[0.83333333, 0.16666667],
+           [0.83333333, 0.16666667]])
+    """
+    call = check_call(query, key, None, key_mask, scale, coefficients, normalise=normalise)
+    run = Run(call.backend, call.plan("direct"), call.weighting)
+    with call.backend.scope(query):
+        inputs = Inputs.group(call, query, key, key, key_mask, scale)
+        matrix = _direct.matrix(run, inputs.query, inputs.key, inputs.mask, inputs.scale)
+        return _prepare.ungroup(run.xp, matrix, call.problem)
+
+
+def explain(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    form: str = "auto",
+    scale: float | Array | None = None,
+    normalise: bool = True,
+    coefficients: Sequence[float] = TAYLOR,
+    key_mask: Array | None = None,
+    normalise_output: bool = False,  # noqa: ARG001  same keywords as attention
+) -> Plan:
+    """Return the plan that `attention` would follow for the same arguments, without computing anything.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.ones((8, 100, 64), dtype=np.float32)
+    >>> explain(x, x, x).form
+    'direct'
+    """
+    call = check_call(query, key, value, key_mask, scale, coefficients, normalise=normalise)
+    return call.plan(form)

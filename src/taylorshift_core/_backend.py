@@ -1,0 +1,129 @@
+"""A backend is a value: what the array API standard leaves open about one array library."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from taylorshift_core import augment, features, loops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+Array = Any
+
+
+def _working_dtype(xp: Any, dtype: Any) -> Any:
+    """Return the precision to sum in: float32 for narrower floats, else the input's own."""
+    return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+
+
+def _as_it_is(array: Array) -> Array:
+    return array
+
+
+def _accept(array: Array) -> str | None:  # noqa: ARG001  the generic answer needs no look
+    return None
+
+
+def _no_scope(array: Array) -> AbstractContextManager[object]:  # noqa: ARG001  nothing to enter
+    return nullcontext()
+
+
+def _not_recorded(evaluation: Any, operands: Any) -> tuple[Array, ...]:
+    results: tuple[Array, ...] = evaluation.attend(operands)
+    return results
+
+
+def _no_devices() -> tuple[Any, ...]:
+    return ()
+
+
+def _from_numpy(namespace: Any) -> Callable[..., Array]:
+    def from_numpy(array: Any, device: Any = None) -> Array:
+        return namespace.asarray(array) if device is None else namespace.asarray(array, device=device)
+
+    return from_numpy
+
+
+def _to_numpy(array: Array) -> Any:
+    """Return a NumPy array through DLPack, or through the library's own ``__array__``."""
+    numpy: Any = __import__("numpy")
+    return numpy.asarray(array)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One array library, as the core sees it.
+
+    Only `name` and `namespace` are needed; every other field has a generic default that uses nothing but the array
+    API, and an adapter fills in only what pays.
+
+    Parameters
+    ----------
+    name
+        The import name of the library, and the name of its entry point.
+    namespace
+        Its array-API namespace, as `array_api_compat` gives it.
+    working_dtype
+        ``(namespace, dtype) -> dtype``: the precision to sum in.
+    tile_bytes
+        How many bytes of temporary a tile may fill: about a core's second-level cache, or a share of a GPU's memory.
+    batch_at_once
+        Whether the loops hand a step all heads and batches together (the tile is then shared between them), or
+        one after the other.
+    pack
+        ``array -> array``: lays an array out in memory as it is indexed.
+    augment
+        Normalises and augments a tile, see `taylorshift_core.augment.augment`.
+    feature_tile
+        ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
+    fold_back, tangent_tile
+        Gradients and tangents of features, see `taylorshift_core.features`.
+    fold_tiles, map_tiles, scan_tiles
+        The loops over tokens, see `taylorshift_core.loops`.
+    differentiable
+        ``(evaluation, operands) -> results``: evaluates so that the library's own automatic differentiation finds the
+        gradients of `evaluation.vjp`, see `taylorshift_core.Evaluation`.
+    no_gradients
+        Why arrays of this library have no gradients, where they have none.
+    scope
+        ``array -> context manager`` around all work on it: the array's device made current, autocasting off.
+    refuse
+        ``array -> reason or None``: kinds of arrays of this library that would give wrong results.
+    wait
+        ``array -> array``, returned when it is computed; for clocks.
+    peak_memory
+        ``function -> (result, bytes)``: calls it and tells the most memory that was allocated meanwhile.
+    from_numpy, to_numpy, devices, version
+        For tests, benchmarks and files.
+    """
+
+    name: str
+    namespace: Any
+    working_dtype: Callable[[Any, Any], Any] = _working_dtype
+    tile_bytes: int = 1 << 20
+    batch_at_once: bool = True
+    pack: Callable[[Array], Array] = _as_it_is
+    augment: Callable[..., Array] = augment.augment
+    feature_tile: Callable[..., Array] = features.feature_tile
+    fold_back: Callable[..., Array] = features.fold_back
+    tangent_tile: Callable[..., Array] = features.tangent_tile
+    fold_tiles: Callable[..., tuple[Array, ...]] = loops.fold_tiles
+    map_tiles: Callable[..., tuple[Array, ...]] = loops.map_tiles
+    scan_tiles: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_tiles
+    differentiable: Callable[[Any, Any], tuple[Array, ...]] = _not_recorded
+    no_gradients: str | None = None
+    scope: Callable[[Array], AbstractContextManager[object]] = _no_scope
+    refuse: Callable[[Array], str | None] = _accept
+    wait: Callable[[Array], Array] = _as_it_is
+    peak_memory: Callable[[Callable[[], Array]], tuple[Array, int]] | None = None
+    from_numpy: Callable[..., Array] = None  # type: ignore[assignment]  # filled in below
+    to_numpy: Callable[[Array], Any] = _to_numpy
+    devices: Callable[[], tuple[Any, ...]] = _no_devices
+
+    def __post_init__(self) -> None:
+        if self.from_numpy is None:
+            object.__setattr__(self, "from_numpy", _from_numpy(self.namespace))

@@ -1,0 +1,167 @@
+"""Causal attention: a query sees the keys up to its own place, in both forms.
+
+The sequence falls into chunks. What a chunk sees in full is a plain sum over earlier keys (direct form) or one state
+(efficient form); only its own keys need a triangle of scores. Two wider rules keep this structure: tokens of one block
+see each other, and a prefix is seen by all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from taylorshift_core import _direct, _efficient
+from taylorshift_core._divide import divide
+from taylorshift_core._namespace import device_of
+from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
+from taylorshift_core.errors import OptionError
+from taylorshift_core.loops import cut, join
+
+if TYPE_CHECKING:
+    from taylorshift_core._run import Run
+
+Array = Any
+_CHUNK = 192  # tokens: the triangle of scores grows with it, the number of calls shrinks; best at head_dim 16 to 64
+
+
+@dataclass(frozen=True)
+class Causal:
+    """All queries see the first `prefix` keys; behind it, in blocks of `block` tokens, each sees all blocks up to its own."""
+
+    prefix: int = 0
+    block: int = 1
+
+    def parts(self, query_length: int, key_length: int) -> tuple[int, int, int]:
+        """Return three lengths: the end of the prefix, the end of what is causal, and the end of the last block's keys.
+
+        Queries before the first see the prefix alone; queries behind the second, which have no whole block of both
+        queries and keys left, see all keys up to the third.
+        """
+        prefix = min(self.prefix, key_length)
+        whole_blocks = max(0, min(query_length, key_length) - prefix) // self.block * self.block
+        end = prefix + whole_blocks
+        return prefix, end, min(end + self.block, key_length)
+
+    def chunk(self, tile: int) -> int:
+        """Return a chunk length of about `tile` tokens in whole blocks."""
+        return max(tile // self.block, 1) * self.block
+
+    def state_chunk(self, tile: int) -> int:
+        """Return a chunk length for the efficient form, where a chunk is met by the state of all before it."""
+        return self.chunk(min(tile, _CHUNK))
+
+    def allowed(self, xp: Any, x: Array) -> Array:
+        """Return which keys (columns) each query (rows) of a chunk of prepared tokens sees inside the chunk."""
+        place = xp.arange(x.shape[-1], device=device_of(x)) // self.block
+        return xp.expand_dims(place, axis=1) >= xp.expand_dims(place, axis=0)
+
+
+def check_causal(*, is_causal: bool, block_causal: Any, prefix_length: Any) -> Causal | None:
+    """Return the causal rule that the options of `attention` ask for, or None."""
+    for name, number, least in (("block_causal", block_causal, 1), ("prefix_length", prefix_length, 0)):
+        if number is not None and (type(number) is not int or number < least):
+            msg = f"{name} must be an integer of at least {least}; got {number!r}"
+            raise OptionError(msg)
+    if not is_causal and block_causal is None:
+        if prefix_length:
+            msg = f"prefix_length needs is_causal=True or block_causal, else all keys are seen anyway; got {prefix_length}"
+            raise OptionError(msg)
+        return None
+    return Causal(prefix_length, 1 if block_causal is None else block_causal)
+
+
+def attend_direct(
+    run: Run,
+    causal: Causal,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    scale: Array,
+    past: tuple[Array, ...],
+) -> Array:
+    """Return the outputs of grouped queries over earlier keys, and over those of a `past` state, in the direct form."""
+    prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
+    keys, values = _direct.prepare_all(run, key, value, mask)
+
+    def step(
+        query: Array, keys: Array, values: Array, own_keys: Array, own_values: Array, scale: Array, *past: Array
+    ) -> tuple[Array]:
+        x = prepare_query(run.backend, query, scale, run.weighting)
+        sums, count = _direct.meet_allowed(run, x, own_keys, own_values, causal.allowed(run.xp, x))
+        totals = run.xp.sum(values, axis=values.ndim - 2, keepdims=True)
+        sums = sums + _direct.meet(run, x, keys, values) + run.weighting.gamma * totals
+        return (divide(run, *_direct.with_past(run, x, sums, count + totals[..., -1:], past), query),)
+
+    def seeing(first: int, stop: int, seen: int) -> list[Array]:
+        if first >= stop:
+            return []
+        (part,) = cut((query,), first, stop)
+        seen_keys, seen_values = cut((keys, values), 0, seen)
+        return [_direct.attend_prepared(run, part, seen_keys, seen_values, scale, past)]
+
+    outputs = seeing(0, min(prefix, query.shape[-2]), prefix)
+    chunk = causal.chunk(run.plan.query_tile)
+    for first in range(prefix, end, chunk):
+        stop = min(first + chunk, end)
+        whole = *cut((keys, values), 0, first), *cut((keys, values), first, stop), scale, *past
+        outputs += run.backend.map_tiles(run.xp, step, cut((query,), first, stop), whole, chunk)
+    outputs += seeing(end, query.shape[-2], last)
+    return _join(run, outputs) if outputs else _direct.attend_prepared(run, query, keys, values, scale, past)
+
+
+def attend_efficient(
+    run: Run,
+    causal: Causal,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    scale: Array,
+    past: Array | None,
+) -> tuple[Array, Array]:
+    """Return the outputs of grouped queries over earlier keys and a past state, and the state behind all keys."""
+    tokens = (key, value) if mask is None else (key, value, mask)
+    prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
+
+    def step(state: Array, query: Array, key: Array, value: Array, *rest: Array) -> tuple[Array, tuple[Array]]:
+        mask, scale = rest if len(rest) > 1 else (None, rest[0])
+        x, own = (
+            prepare_query(run.backend, query, scale, run.weighting),
+            prepare_key(run.backend, key, mask, run.weighting),
+        )
+        values = prepare_value(run.backend, value, mask)
+        weighted, totals = _efficient.readable(run, state, x.shape[-2])
+        own_keys = run.xp.matrix_transpose(own)
+        sums, count = _direct.meet_allowed(run, x, own_keys, values, causal.allowed(run.xp, x))
+        sums = sums + _efficient.read(run, x, weighted, totals)
+        output = divide(run, sums, count + totals[..., -1:], query)
+        return state + _efficient.state_of(run, own, values), (output,)
+
+    def summed(state: Array | None, first: int, stop: int) -> Array:
+        key, value, *rest = cut(tokens, first, stop)
+        new = _efficient.summarise(run, key, value, *(rest or [None]))
+        return new if state is None else state + new
+
+    def seeing(first: int, stop: int, state: Array) -> list[Array]:
+        if first >= stop:
+            return []
+        (part,) = cut((query,), first, stop)
+        return [_efficient.attend(run, part, state, scale)]
+
+    state = summed(past, 0, prefix)
+    outputs = seeing(0, min(prefix, query.shape[-2]), state)
+    if end > prefix:
+        tiled = *cut((query,), prefix, end), *cut(tokens, prefix, end)
+        chunk = causal.state_chunk(run.plan.key_tile)
+        state, parts = run.backend.scan_tiles(run.xp, step, state, tiled, (scale,), chunk)
+        outputs += parts
+    seen = summed(state, end, last)
+    outputs += seeing(end, query.shape[-2], seen)
+    return _join(run, outputs) if outputs else _efficient.attend(run, query, seen, scale), summed(
+        seen, last, key.shape[-2]
+    )
+
+
+def _join(run: Run, outputs: list[Array]) -> Array:
+    return join(run.xp, [(output,) for output in outputs])[0]

@@ -1,0 +1,121 @@
+"""The direct form: every query meets every key, a tile of scores at a time. O(N**2 d)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taylorshift_core._divide import divide
+from taylorshift_core._efficient import read
+from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
+
+if TYPE_CHECKING:
+    from taylorshift_core._run import Run
+
+Array = Any
+
+
+def attend(
+    run: Run, query: Array, key: Array, value: Array, mask: Array | None, scale: Array, past: tuple[Array, ...] = ()
+) -> Array:
+    """Return the outputs of grouped queries over grouped keys and values, and over those in a `past` state if given.
+
+    Keys and values are prepared once, O(key_length * (head_dim + value_dim)) memory; scores live a tile at a time.
+    """
+    keys, values = prepare_all(run, key, value, mask)
+    return attend_prepared(run, query, keys, values, scale, past)
+
+
+def attend_prepared(run: Run, query: Array, keys: Array, values: Array, scale: Array, past: tuple[Array, ...]) -> Array:
+    """Return the outputs of grouped queries over prepared keys and values, all of which every query sees."""
+    totals = run.xp.sum(values, axis=values.ndim - 2, keepdims=True)
+
+    def step(query: Array, keys: Array, values: Array, totals: Array, scale: Array, *past: Array) -> tuple[Array]:
+        x = prepare_query(run.backend, query, scale, run.weighting)
+        sums, count = meet(run, x, keys, values) + run.weighting.gamma * totals, totals[..., -1:]
+        return (divide(run, *with_past(run, x, sums, count, past), query),)
+
+    (output,) = run.backend.map_tiles(run.xp, step, (query,), (keys, values, totals, scale, *past), run.plan.query_tile)
+    return output
+
+
+def attend_allowed(
+    run: Run,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    scale: Array,
+    allowed: Array,
+    past: tuple[Array, ...],
+) -> Array:
+    """Return the outputs of grouped queries over the keys that a dense mask, shape (..., queries, keys), allows."""
+    keys, values = prepare_all(run, key, value, mask)
+
+    def step(query: Array, allowed: Array, keys: Array, values: Array, scale: Array, *past: Array) -> tuple[Array]:
+        x = prepare_query(run.backend, query, scale, run.weighting)
+
+        def inner(keys: Array, values: Array, allowed: Array, x: Array) -> tuple[Array, Array]:
+            return meet_allowed(run, x, keys, values, run.xp.matrix_transpose(allowed))
+
+        tiled = keys, values, run.xp.matrix_transpose(allowed)
+        sums, count = run.backend.fold_tiles(run.xp, inner, tiled, (x,), run.plan.key_tile)
+        return (divide(run, *with_past(run, x, sums, count, past), query),)
+
+    tiled, whole = (query, allowed), (keys, values, scale, *past)
+    (output,) = run.backend.map_tiles(run.xp, step, tiled, whole, run.plan.query_tile)
+    return output
+
+
+def with_past(run: Run, x: Array, sums: Array, count: Array, past: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Return sums and count with those of the keys in a past state added: (state times multiplicity, totals) or ()."""
+    if not past:
+        return sums, count
+    return sums + read(run, x, *past), count + past[1][..., -1:]
+
+
+def prepare_all(run: Run, key: Array, value: Array, mask: Array | None) -> tuple[Array, Array]:
+    """Return all prepared keys and values, one row a token each."""
+    keys = run.xp.matrix_transpose(prepare_key(run.backend, key, mask, run.weighting))
+    return keys, prepare_value(run.backend, value, mask)
+
+
+def meet(run: Run, x: Array, keys: Array, values: Array) -> Array:
+    """Return the sums of [value, 1] weighted by (score + beta)**2, for a tile of prepared queries and all keys."""
+    queries = run.xp.matrix_transpose(x)
+
+    def step(keys: Array, values: Array, queries: Array) -> tuple[Array]:
+        return (run.xp.matmul(squared_scores(run.xp, queries, keys), values),)
+
+    (sums,) = run.backend.fold_tiles(run.xp, step, (keys, values), (queries,), run.plan.key_tile)
+    return sums
+
+
+def meet_allowed(run: Run, x: Array, keys: Array, values: Array, allowed: Array) -> tuple[Array, Array]:
+    """Return the weighted sums and counts of a tile of prepared queries over the keys that `allowed` lets each see."""
+    xp = run.xp
+    weights = squared_scores(xp, xp.matrix_transpose(x), keys) + run.weighting.gamma
+    weights, ones = xp.where(allowed, weights, xp.zeros_like(weights)), xp.astype(allowed, values.dtype)
+    finite = xp.isfinite(values)  # zero times NaN is NaN: sum without them, and spoil only who sees them
+    spoiled = xp.matmul(ones, xp.where(finite, xp.zeros_like(values), xp.ones_like(values))) > 0
+    sums = xp.matmul(weights, xp.where(finite, values, xp.zeros_like(values)))
+    return xp.where(spoiled, xp.full_like(sums, xp.nan), sums), xp.matmul(ones, values[..., -1:])
+
+
+def matrix(run: Run, query: Array, key: Array, mask: Array | None, scale: Array) -> Array:
+    """Return the attention matrix of grouped queries and keys, rows summing to 1 (to 0 where no key is attended)."""
+    xp = run.xp
+    queries = xp.matrix_transpose(prepare_query(run.backend, query, scale, run.weighting))
+    keys = xp.matrix_transpose(prepare_key(run.backend, key, mask, run.weighting))
+    weights = squared_scores(xp, queries, keys) + run.weighting.gamma
+    if mask is not None:
+        weights = xp.where(xp.matrix_transpose(mask), weights, xp.zeros_like(weights))
+    normaliser = xp.sum(weights, axis=weights.ndim - 1, keepdims=True)
+    weights = weights / xp.where(normaliser == 0, xp.ones_like(normaliser), normaliser)
+    return weights if weights.dtype == query.dtype else xp.astype(weights, query.dtype)
+
+
+def squared_scores(xp: Any, queries: Array, keys: Array) -> Array:
+    """Return (score + beta)**2 of every prepared query with every prepared key, one row a token each."""
+    scores = xp.matmul(queries, xp.matrix_transpose(keys))
+    scores *= scores
+    return scores

@@ -1,0 +1,139 @@
+"""Gradients of the direct form: scores are computed again a tile at a time, and lead back to both of their tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taylorshift_core._direct import prepare_all
+from taylorshift_core._divide import divide_vjp
+from taylorshift_core._leading import leading_of, sum_to, zeros
+from taylorshift_core._prepare import prepare_key
+from taylorshift_core._prepare_gradients import key_vjp, query_vjp, units_of, value_vjp
+from taylorshift_core.loops import cut, join
+
+if TYPE_CHECKING:
+    from taylorshift_core._causal import Causal
+    from taylorshift_core._run import Run
+
+Array = Any
+Arrays = tuple[Array, ...]
+
+
+def attend_vjp(
+    run: Run, reading: Arrays, tokens: Arrays, scale: Array, causal: Causal | None, allowed: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """Return the gradients to queries, to the scale of each, to keys, and to values.
+
+    `reading` is (query, kept, cotangent), `tokens` is (key, value) or (key, value, mask). Beside the gradients it holds
+    the prepared keys and values and theirs, O(key_length * (head_dim + value_dim)).
+    """
+    key, value, *mask = tokens
+    xp, prepared, kept = run.xp, prepare_all(run, key, value, mask[0] if mask else None), reading[1]
+    to_prepared = zeros(xp, kept, (*kept.shape[:-2], key.shape[-2], prepared[0].shape[-1] + prepared[1].shape[-1]))
+    of_queries, of_keys = [], []
+    for first, stop, seen, last in reversed(spans(run, causal, allowed, reading[0], key)):
+        of_keys.append((to_prepared[..., last:, :],))
+        carry, tiled = to_prepared[..., :last, :], cut(reading if allowed is None else (*reading, allowed), first, stop)
+        tile = run.plan.query_tile if last == seen or causal is None else max(stop - first, 1)
+        to_prepared, outputs = _span_vjp(run, causal, carry, tiled, cut(prepared, 0, last), scale, seen, tile)
+        of_queries.append(outputs)
+    (to_prepared,) = join(xp, [(to_prepared,), *of_keys[::-1]])
+    to_query, to_scale = join(xp, of_queries[::-1])
+    return to_query, to_scale, *_prepared_vjp(run, tokens, to_prepared)
+
+
+def spans(
+    run: Run, causal: Causal | None, allowed: Array | None, query: Array, key: Array
+) -> list[tuple[int, int, int, int]]:
+    """Return (first, stop, seen, last) of runs of queries that see keys up to `seen`, and some of those up to `last`."""
+    queries, keys = query.shape[-2], key.shape[-2]
+    if causal is None:
+        return [(0, queries, keys if allowed is None else 0, keys)]
+    prefix, end, last = causal.parts(queries, keys)
+    chunk = causal.chunk(run.plan.query_tile)
+    bounds = [(first, min(first + chunk, end)) for first in range(prefix, end, chunk)]
+    parts = [
+        (0, min(prefix, queries), prefix, prefix),
+        *((*each, *each) for each in bounds),
+        (end, queries, last, last),
+    ]
+    return [part for part in parts if part[0] < part[1]] or [(0, queries, last, last)]
+
+
+def scores_vjp(
+    run: Run, queries: Array, to_sums: Array, keys: Array, values: Array, visible: Array | None = None
+) -> tuple[Array, Array]:
+    """Return (score + beta) of a tile of prepared queries and keys, one row a token each, and the gradients to it."""
+    xp = run.xp
+    scores = xp.matmul(queries, xp.matrix_transpose(keys))
+    to_scores = xp.matmul(2 * to_sums, xp.matrix_transpose(values)) * scores
+    return scores, to_scores if visible is None else xp.where(visible, to_scores, xp.zeros_like(to_scores))
+
+
+def values_vjp(run: Run, scores: Array, to_sums: Array, visible: Array | None = None) -> Array:
+    """Return the gradients to the prepared values that a tile of queries summed with these scores."""
+    xp, gamma = run.xp, run.weighting.gamma
+    if visible is None:
+        constant = gamma * xp.sum(to_sums, axis=to_sums.ndim - 2, keepdims=True)
+        return xp.matmul(xp.matrix_transpose(scores * scores), to_sums) + constant
+    weights = xp.where(visible, scores * scores + gamma, xp.zeros_like(scores))
+    return xp.matmul(xp.matrix_transpose(weights), to_sums)
+
+
+def _span_vjp(
+    run: Run, causal: Causal | None, carry: Array, tiled: Arrays, prepared: Arrays, scale: Array, seen: int, tile: int
+) -> tuple[Array, Arrays]:
+    """Return `carry`, the gradients of [keys, values], with those of a run of queries added, and the queries' own."""
+    xp = run.xp
+
+    def step(carry: Array, query: Array, kept: Array, cotangent: Array, *rest: Array) -> tuple[Array, Arrays]:
+        *allowed, keys, values, scale = rest
+        units, x = units_of(run.backend, query, scale, run.weighting)
+        to_sums, _ = divide_vjp(run, kept, cotangent, query.shape[-1])
+        reading = xp.matrix_transpose(x), to_sums
+        to_queries = zeros(xp, to_sums, (*to_sums.shape[:-1], keys.shape[-1]))
+        to_queries, parts = _meet_vjp(run, to_queries, reading, cut((keys, values), 0, seen))
+        if seen < keys.shape[-2]:
+            visible = allowed[0] if causal is None else causal.allowed(xp, x)
+            own = *cut((keys, values), seen, keys.shape[-2]), xp.matrix_transpose(visible)
+            to_queries, own_parts = _meet_vjp(run, to_queries, reading, own)
+            parts = join(xp, [parts, own_parts])
+        gradients = query_vjp(run.backend, query, units, scale, xp.matrix_transpose(to_queries), run.weighting)
+        return carry + parts[0], gradients
+
+    return run.backend.scan_tiles(xp, step, carry, tiled, (*prepared, scale), tile)
+
+
+def _meet_vjp(run: Run, to_queries: Array, reading: Arrays, tiled: Arrays) -> tuple[Array, Arrays]:
+    """Return the gradients of a tile of queries, added to `to_queries`, and of all the [keys, values] in `tiled`."""
+    xp = run.xp
+
+    def step(to_queries: Array, keys: Array, values: Array, *rest: Array) -> tuple[Array, Arrays]:
+        *visible, queries, to_sums = rest
+        seen = xp.matrix_transpose(visible[0]) if visible else None
+        scores, to_scores = scores_vjp(run, queries, to_sums, keys, values, seen)
+        to_keys = xp.matmul(xp.matrix_transpose(to_scores), queries)
+        to_values = values_vjp(run, scores, to_sums, seen)
+        return to_queries + xp.matmul(to_scores, keys), (xp.concat([to_keys, to_values], axis=to_keys.ndim - 1),)
+
+    return run.backend.scan_tiles(xp, step, to_queries, tiled, reading, run.plan.key_tile)
+
+
+def _prepared_vjp(run: Run, tokens: Arrays, to_prepared: Array) -> tuple[Array, Array]:
+    """Return the gradients to keys and values, from those to [keys, values] as they were prepared."""
+    xp, width = run.xp, tokens[0].shape[-1] + 1
+
+    def step(key: Array, *rest: Array) -> tuple[Array, Array]:
+        *mask, to_prepared = rest
+        seen = mask[0] if mask else None
+        units, to_units = (
+            prepare_key(run.backend, key, seen, run.weighting),
+            xp.matrix_transpose(to_prepared[..., :width]),
+        )
+        to_key = key_vjp(run.backend, key, seen, units, to_units, run.weighting)
+        return to_key, value_vjp(run.backend, seen, to_prepared[..., width:])
+
+    to_prepared = sum_to(xp, to_prepared, leading_of(*tokens))
+    key, _, *mask = tokens
+    to_key, to_value = run.backend.map_tiles(xp, step, (key, *mask, to_prepared), (), run.plan.key_tile)
+    return to_key, to_value

@@ -1,0 +1,63 @@
+"""The efficient form: keys and values are summed into a state once, and each query reads that state. O(N d**3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taylorshift_core._divide import divide
+from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
+from taylorshift_core.features import apply_multiplicity, offset_blocks
+
+if TYPE_CHECKING:
+    from taylorshift_core._run import Run
+
+Array = Any
+
+
+def summarise(run: Run, key: Array, value: Array, mask: Array | None) -> Array:
+    """Return the state of grouped keys and values, shape (..., D, value_dim + 1).
+
+    Costs ``2 * D * (value_dim + 1)`` operations a key and one tile of features in memory.
+    """
+
+    def step(key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
+        x = prepare_key(run.backend, key, mask, run.weighting)
+        return (state_of(run, x, prepare_value(run.backend, value, mask)),)
+
+    tiled = (key, value) if mask is None else (key, value, mask)
+    (state,) = run.backend.fold_tiles(run.xp, step, tiled, (), run.plan.key_tile)
+    return state
+
+
+def state_of(run: Run, x: Array, values: Array) -> Array:
+    """Return the state of one tile of prepared keys and values."""
+    blocks = offset_blocks(x.shape[-2], run.plan.offsets)
+    parts = [run.xp.matmul(run.backend.feature_tile(run.xp, x, first, last), values) for first, last, _, _ in blocks]
+    return parts[0] if len(parts) == 1 else run.xp.concat(parts, axis=parts[0].ndim - 2)
+
+
+def attend(run: Run, query: Array, state: Array, scale: Array) -> Array:
+    """Return the outputs of grouped queries over the keys in `state`."""
+
+    def step(query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
+        x = prepare_query(run.backend, query, scale, run.weighting)
+        return (divide(run, read(run, x, weighted, totals), totals[..., -1:], query),)
+
+    whole = (*readable(run, state, query.shape[-1] + 1), scale)
+    (output,) = run.backend.map_tiles(run.xp, step, (query,), whole, run.plan.query_tile)
+    return output
+
+
+def read(run: Run, x: Array, weighted: Array, totals: Array) -> Array:
+    """Return the weighted sums of [value, 1] of a tile of prepared queries; `weighted` is the state times multiplicity."""
+    xp = run.xp
+    sums = run.weighting.gamma * totals
+    for first, last, start, stop in offset_blocks(x.shape[-2], run.plan.offsets):
+        features = run.backend.feature_tile(xp, x, first, last)
+        sums = xp.matmul(xp.matrix_transpose(features), weighted[..., start:stop, :]) + sums
+    return sums
+
+
+def readable(run: Run, state: Array, width: int) -> tuple[Array, Array]:
+    """Return the state times multiplicity, and its totals: the plain sum of [value, 1], the row of the feature 1 * 1."""
+    return apply_multiplicity(run.xp, state, width), state[..., width - 1 : width, :]

@@ -1,0 +1,119 @@
+"""One call of attention as a function of arrays alone, with its derivatives: what a backend binds to its own autodiff."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taylorshift_core import _forms, _prepare
+from taylorshift_core._checks import is_array
+from taylorshift_core._divide import outputs_of
+from taylorshift_core._forms import Inputs
+from taylorshift_core._forms_gradients import attend_vjp
+from taylorshift_core._leading import sum_to, zeros
+from taylorshift_core._tangents import attend_jvp
+
+if TYPE_CHECKING:
+    from taylorshift_core._call import Call
+    from taylorshift_core._causal import Causal
+    from taylorshift_core._run import Run
+
+Array = Any
+Arrays = tuple[Array, ...]
+
+
+class Operands(NamedTuple):
+    """The arrays of one call. The first five have gradients: the scale may be a number, `sums` is those of a state."""
+
+    query: Array
+    key: Array
+    value: Array
+    scale: Array | float | None = None
+    sums: Array | None = None
+    key_mask: Array | None = None
+    attn_mask: Array | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to compute, without the arrays; hashable, so that a library may compile it once for all arrays of one kind.
+
+    `with_state` says that the sums of the state behind all keys are a result beside the output.
+    """
+
+    call: Call
+    run: Run
+    causal: Causal | None = None
+    with_state: bool = False
+
+    def attend(self, operands: Operands) -> Arrays:
+        """Return the output, and the sums of a state if wanted."""
+        with self.run.backend.scope(operands.query):
+            inputs = self._group(operands)
+            return self._results(inputs, *_forms.attend(self.run, inputs))
+
+    def attend_keeping(self, operands: Operands) -> tuple[Arrays, Arrays]:
+        """Return the same, and what `vjp` needs beside the operands: one more output, normalisers, perhaps a state."""
+        run = replace(self.run, keep=True)
+        with run.backend.scope(operands.query):
+            inputs = self._group(operands)
+            kept, sums = _forms.attend(run, inputs)
+            results = self._results(inputs, outputs_of(run, kept, inputs.query), sums)
+            return results, (kept,) if sums is None or self.causal is not None else (kept, sums)
+
+    def vjp(self, operands: Operands, kept: Arrays, cotangents: tuple[Array | None, ...]) -> Arrays:
+        """Return the gradients to the first five operands, of their shapes and dtypes; None for absent sums.
+
+        `cotangents` belong to the results, None stands for zeros. The gradient to a scale that is no array has no axes.
+        """
+        xp, problem = self.run.xp, self.call.problem
+        with self.run.backend.scope(operands.query):
+            inputs, (cotangent, to_sums) = self._group(operands), (*cotangents, None)[:2]
+            if cotangent is None:
+                shape = *problem.batch, *operands.query.shape[-3:-1], problem.value_dim
+                cotangent = zeros(xp, operands.query, shape)
+            cotangent = _prepare.group_query(xp, cotangent, problem)
+            to_sums = None if to_sums is None else _prepare.group_key(xp, to_sums)
+            return self._gradients(operands, inputs, attend_vjp(self.run, inputs, kept, cotangent, to_sums))
+
+    def jvp(self, operands: Operands, tangents: tuple[Array | None, ...]) -> tuple[Arrays, Arrays]:
+        """Return the results and their tangents, from tangents of the first five operands; None stands for zeros."""
+        with self.run.backend.scope(operands.query):
+            inputs, by = self._group(operands), self._group(self._moving(operands, tangents))
+            outputs, sums = attend_jvp(self.run, inputs, by, with_state=self.with_state)
+            at_by = [self._results(inputs, *each) for each in zip(outputs, sums, strict=True)]
+            return at_by[0], at_by[1]
+
+    def _group(self, operands: Operands) -> Inputs:
+        query, key, value, scale, sums, key_mask, attn_mask = operands
+        return Inputs.group(self.call, query, key, value, key_mask, scale, attn_mask, sums, self.causal)
+
+    def _results(self, inputs: Inputs, output: Array, sums: Array | None) -> Arrays:
+        xp = self.run.xp
+        output = _prepare.ungroup(xp, output, self.call.problem)
+        if not self.with_state:
+            return (output,)
+        sums = _forms.summarise(self.run, inputs) if sums is None else sums
+        return output, _prepare.ungroup_key(xp, sums)
+
+    def _gradients(self, operands: Operands, inputs: Inputs, gradients: Arrays) -> Arrays:
+        """Return gradients with the leading axes of what they belong to, in its dtype."""
+        xp, problem = self.run.xp, self.call.problem
+        to_query, to_scale, to_key, to_value, to_sums = gradients
+        to_query = _prepare.ungroup(xp, sum_to(xp, to_query, inputs.query.shape[:-2]), problem)
+        to_key = _prepare.ungroup_key(xp, sum_to(xp, to_key, inputs.key.shape[:-2]))
+        to_value = _prepare.ungroup_key(xp, sum_to(xp, to_value, inputs.value.shape[:-2]))
+        to_scale = xp.sum(sum_to(xp, to_scale, inputs.scale.shape[:-2]), axis=to_scale.ndim - 2, keepdims=True)
+        to_scale = xp.reshape(to_scale, tuple(getattr(operands.scale, "shape", ())))  # a number of NumPy has a shape
+        if to_sums is not None and inputs.past is not None:
+            to_sums = _prepare.ungroup_key(xp, sum_to(xp, to_sums, inputs.past.shape[:-2]))
+        found = zip(operands, (to_query, to_key, to_value, to_scale, to_sums), strict=False)
+        return tuple(xp.astype(by, at.dtype) if is_array(at) and by.dtype != at.dtype else by for at, by in found)
+
+    def _moving(self, operands: Operands, tangents: tuple[Array | None, ...]) -> Operands:
+        """Return the tangents as operands of their own, zeros for None."""
+        query, key, value, scale, sums = (
+            self.run.xp.zeros_like(at) if by is None and is_array(at) else by
+            for at, by in zip(operands, tangents, strict=False)
+        )
+        return Operands(query, key, value, 0.0 if scale is None else scale, sums, operands.key_mask, operands.attn_mask)

@@ -1,0 +1,112 @@
+"""Gradients and tangents through `_prepare`: rows are scaled, normalised, augmented and masked there, and so are these.
+
+A row of zeros stays zero however its neighbours move, by the convention of `attention`: its gradient and its tangent
+are zero. Nothing behind a mask has either.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taylorshift_core._backend import Backend
+    from taylorshift_core._checks import Weighting
+
+Array = Any
+
+
+def units_of(backend: Backend, query: Array, scale: Array, weighting: Weighting) -> tuple[Array, Array]:
+    """Return a tile of queries as columns not yet scaled, and as `prepare_query` has them."""
+    xp = backend.namespace
+    units = backend.augment(backend, _widen(backend, query), None, weighting.beta, normalise=weighting.normalise)
+    return units, xp.concat([units[..., :-1, :] * scale, units[..., -1:, :]], axis=units.ndim - 2)
+
+
+def query_vjp(
+    backend: Backend, query: Array, units: Array, scale: Array, cotangent: Array, weighting: Weighting
+) -> tuple[Array, Array]:
+    """Return the gradients to a tile of queries and, one number a token, to its scale.
+
+    `units` is the first of `units_of`; `cotangent`, shape (..., head_dim + 1, tokens), belongs to the second.
+    """
+    xp, units, cotangent = backend.namespace, units[..., :-1, :], cotangent[..., :-1, :]
+    to_scale = xp.sum(units * cotangent, axis=cotangent.ndim - 2, keepdims=True)
+    if weighting.normalise:
+        cotangent = cotangent - units * to_scale
+        scale = scale * _over_length(backend, query, units)
+    return xp.matrix_transpose(cotangent * scale), xp.matrix_transpose(to_scale)
+
+
+def key_vjp(
+    backend: Backend, key: Array, mask: Array | None, units: Array, cotangent: Array, weighting: Weighting
+) -> Array:
+    """Return the gradient to a tile of keys, from that to `units`, what `prepare_key` made."""
+    xp, units, cotangent = backend.namespace, units[..., :-1, :], cotangent[..., :-1, :]
+    if weighting.normalise:
+        along = xp.sum(units * cotangent, axis=cotangent.ndim - 2, keepdims=True)
+        cotangent = (cotangent - units * along) * _over_length(backend, _visible(xp, key, mask), units)
+    return _visible(xp, xp.matrix_transpose(cotangent), mask)
+
+
+def value_vjp(backend: Backend, mask: Array | None, cotangent: Array) -> Array:
+    """Return the gradient to a tile of values, from that to what `prepare_value` made."""
+    return _visible(backend.namespace, cotangent[..., :-1], mask)
+
+
+def query_jvp(
+    backend: Backend, query: Array, units: Array, scale: Array, tangents: tuple[Array, Array], weighting: Weighting
+) -> Array:
+    """Return by how much a prepared tile of queries changes with the queries and their scale, whose tangents are given."""
+    xp, (by_query, by_scale), units = backend.namespace, tangents, units[..., :-1, :]
+    tangent = _units_jvp(backend, query, units, by_query, weighting)
+    return _constant_row(xp, scale * tangent + by_scale * units)
+
+
+def key_jvp(
+    backend: Backend, key: Array, mask: Array | None, units: Array, by_key: Array, weighting: Weighting
+) -> Array:
+    """Return by how much a prepared tile of keys changes with the keys, whose tangent is given."""
+    xp = backend.namespace
+    key, by_key = _visible(xp, key, mask), _visible(xp, by_key, mask)
+    return _constant_row(xp, _units_jvp(backend, key, units[..., :-1, :], by_key, weighting))
+
+
+def value_jvp(backend: Backend, by_value: Array, mask: Array | None) -> Array:
+    """Return by how much `prepare_value` changes with a tile of values, whose tangent is given."""
+    xp = backend.namespace
+    tangent = _widen(backend, _visible(xp, by_value, mask))
+    return xp.concat([tangent, xp.zeros_like(tangent[..., :1])], axis=tangent.ndim - 1)
+
+
+def _units_jvp(backend: Backend, tokens: Array, units: Array, by_tokens: Array, weighting: Weighting) -> Array:
+    xp = backend.namespace
+    tangent = xp.matrix_transpose(_widen(backend, by_tokens))
+    if not weighting.normalise:
+        return tangent
+    along = xp.sum(units * tangent, axis=tangent.ndim - 2, keepdims=True)
+    return (tangent - units * along) * _over_length(backend, tokens, units)
+
+
+def _over_length(backend: Backend, tokens: Array, units: Array) -> Array:
+    """Return 1 / length of each token, 0 for zero, as a row; `units` are the tokens as columns of length one.
+
+    The length is the product of a token with its direction, which neither overflows nor underflows on the way.
+    """
+    xp = backend.namespace
+    length = xp.sum(xp.matrix_transpose(_widen(backend, tokens)) * units, axis=units.ndim - 2, keepdims=True)
+    return 1 / xp.where(length == 0, xp.full_like(length, math.inf), length)
+
+
+def _visible(xp: Any, tokens: Array, mask: Array | None) -> Array:
+    return tokens if mask is None else xp.where(mask, tokens, xp.zeros_like(tokens))
+
+
+def _constant_row(xp: Any, tangent: Array) -> Array:
+    """Return the tangent with that of the constant row behind it."""
+    return xp.concat([tangent, xp.zeros_like(tangent[..., :1, :])], axis=tangent.ndim - 2)
+
+
+def _widen(backend: Backend, array: Array) -> Array:
+    dtype = backend.working_dtype(backend.namespace, array.dtype)
+    return array if array.dtype == dtype else backend.namespace.astype(array, dtype)

@@ -1,0 +1,94 @@
+"""Time, memory and error of one form on one backend."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import tracemalloc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taylorshift_core import attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from taylorshift_core import Backend
+
+    Array = np.ndarray[Any, Any]
+
+FORMS = ("direct", "efficient")
+_FEWEST, _ENOUGH = 3, 2.0  # runs, and seconds after which no more are needed
+_NUMPY_INSIDE = ("array_api_strict",)  # tracemalloc sees the arrays of these libraries
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured; `temporary` in bytes beyond input and output, `error` relative to the largest output."""
+
+    backend: str
+    form: str
+    seconds: Sequence[float]
+    temporary: int | None
+    error: float
+
+    @property
+    def median(self) -> float:
+        """The median time of a run."""
+        return statistics.median(self.seconds)
+
+
+def runner(backend: Backend, arrays: Sequence[Array], form: str) -> Callable[[], Any]:
+    """Return a function without arguments that attends on a backend and waits for the result."""
+    query, key, value = (backend.from_numpy(array) for array in arrays)
+    return lambda: backend.wait(attention(query, key, value, form=form))
+
+
+def measure(
+    backend: Backend, arrays: Sequence[Array], form: str, reference: Array, repeats: int, advance: Callable[[], None]
+) -> Measurement:
+    """Return the error, the memory and then, in runs of their own, the time of one form on one backend.
+
+    Memory is watched in the first run, before anything is kept for the next one, and that run is not timed: watching
+    takes time, and so does what a library compiles when it first sees a problem.
+    """
+    run = runner(backend, arrays, form)
+    result, temporary = watch(backend, run)
+    error = float(np.max(np.abs(result - reference)) / np.max(np.abs(reference)))
+    advance()
+    return Measurement(backend.name, form, time_runs(run, repeats, advance), temporary, error)
+
+
+def time_runs(run: Callable[[], Any], repeats: int, advance: Callable[[], None]) -> list[float]:
+    """Return the seconds that each run took; a slow one is repeated less often, but three times at least."""
+    seconds: list[float] = []
+    for n_done in range(repeats):
+        if n_done < _FEWEST or sum(seconds) < _ENOUGH:
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        advance()
+    return seconds
+
+
+def watch(backend: Backend, run: Callable[[], Any]) -> tuple[Array, int | None]:
+    """Return a result in NumPy and the most bytes that were held beyond it, None where nobody can tell."""
+    if backend.peak_memory is not None:
+        result, peak = backend.peak_memory(run)
+    elif backend.name in _NUMPY_INSIDE:
+        result, peak = _traced(run)
+    else:
+        return np.asarray(backend.to_numpy(run())), None
+    array = np.asarray(backend.to_numpy(result))
+    return array, max(0, peak - array.nbytes)
+
+
+def _traced(run: Callable[[], Any]) -> tuple[Any, int]:
+    tracemalloc.start()
+    try:
+        result = run()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

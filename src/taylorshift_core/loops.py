@@ -1,0 +1,75 @@
+"""Loops over tiles of the token axis: the three ways in which the core walks along a sequence.
+
+Arrays given as `tiled` have their tokens on axis -2 and are cut there; arrays given as `whole` reach each step uncut.
+A step takes arrays with any leading axes and returns a tuple of arrays with those leading axes, so an adapter may run
+steps side by side, head by head or compiled, and in any order where the loop allows it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Array = Any
+Arrays = tuple[Array, ...]
+
+
+def tile_bounds(length: int | None, tile: int) -> Iterator[tuple[int, int | None]]:
+    """Yield the first and last-plus-one token of each tile; one open tile where the length is unknown or zero."""
+    if length is None or length <= tile:
+        yield 0, length
+        return
+    for first in range(0, length, tile):
+        yield first, min(first + tile, length)
+
+
+def cut(arrays: Sequence[Array], first: int, last: int | None) -> Arrays:
+    """Return tokens first..last-1 of each array; the arrays themselves where that is all of them."""
+    if first == 0 and (last is None or last == arrays[0].shape[-2]):
+        return tuple(arrays)
+    return tuple(array[..., first:last, :] for array in arrays)
+
+
+def join(xp: Any, parts: Sequence[Arrays]) -> Arrays:
+    """Return the parts joined along the token axis."""
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(xp.concat(list(each), axis=each[0].ndim - 2) for each in zip(*parts, strict=True))
+
+
+def fold_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:  # noqa: ARG001
+    """Return the sums over all tiles of ``step(*tiles, *whole)``; the tiles may be taken in any order."""
+    totals: Arrays | None = None
+    for first, last in tile_bounds(tiled[0].shape[-2], tile):
+        parts = step(*cut(tiled, first, last), *whole)
+        totals = (
+            parts if totals is None else tuple(_add(total, part) for total, part in zip(totals, parts, strict=True))
+        )
+    return totals or ()
+
+
+def map_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
+    """Return ``step(*tiles, *whole)`` of every tile, joined along the token axis; the tiles are independent."""
+    bounds = tile_bounds(tiled[0].shape[-2], tile)
+    return join(xp, [step(*cut(tiled, first, last), *whole) for first, last in bounds])
+
+
+def scan_tiles(
+    xp: Any, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
+) -> tuple[Array, Arrays]:
+    """Walk along the tiles in order: ``carry, outputs = step(carry, *tiles, *whole)``; return the last carry and all outputs.
+
+    The carry has all leading axes from the start, and keeps its shape.
+    """
+    parts = []
+    for first, last in tile_bounds(tiled[0].shape[-2], tile):
+        carry, outputs = step(carry, *cut(tiled, first, last), *whole)
+        parts.append(outputs)
+    return carry, join(xp, parts)
+
+
+def _add(total: Array, part: Array) -> Array:
+    total += part  # in place where the library can: the total is this loop's own
+    return total

@@ -1,0 +1,144 @@
+"""Packed sequences: each attends to its own keys, and nothing reaches another."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from compare import assert_same_bits
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import causal, packed
+from problems import Problem, draw
+from ways import assert_way, joined, problems, several
+
+from taylorshift_core import DTypeError, OptionError, ShapeError, attention, attention_packed, explain
+
+if TYPE_CHECKING:
+    from conftest import Library
+
+FORMS = ("direct", "efficient", "auto")
+derandomised = several(25)
+lengths_of = st.lists(st.sampled_from([0, 1, 2, 3, 5]), min_size=1, max_size=4)
+
+
+def _bounds(lengths: list[int]) -> list[int]:
+    return list(accumulate(lengths, initial=0))
+
+
+def _with_lengths(problem: Problem, queries: int, keys: int) -> Problem:
+    return Problem(**(vars(problem) | {"query_length": queries, "key_length": keys, "normalise_output": False}))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(problem=problems(), lengths=lengths_of)
+@derandomised
+def test_sequences_attend_to_themselves(
+    library: Library, dtype: str, form: str, problem: Problem, lengths: list[int]
+) -> None:
+    problem = _with_lengths(problem, sum(lengths), sum(lengths))
+    way = lambda *arrays, **options: attention_packed(*arrays, cu_seqlens_q=_bounds(lengths), form=form, **options)  # noqa: E731
+    assert_way(library, dtype, way, problem, packed(lengths, lengths))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(problem=problems(), pairs=st.lists(st.tuples(*[st.sampled_from([0, 1, 2, 5])] * 2), min_size=1, max_size=4))
+@pytest.mark.parametrize("is_causal", [False, True])
+@derandomised
+def test_sequences_attend_to_their_own_keys(
+    library: Library, dtype: str, form: str, is_causal: bool, problem: Problem, pairs: list[tuple[int, int]]
+) -> None:
+    """Lengths of queries and keys differ, some are zero; causal counts both from the beginning of their sequence."""
+    queries, keys = ([pair[i] for pair in pairs] for i in (0, 1))
+    problem = _with_lengths(problem, sum(queries), sum(keys))
+    allowed = packed(queries, keys)
+    for q, k in zip(pairwise(_bounds(queries)), pairwise(_bounds(keys)), strict=True):
+        allowed[slice(*q), slice(*k)] &= causal(q[1] - q[0], k[1] - k[0]) if is_causal else True
+    bounds = {"cu_seqlens_q": tuple(_bounds(queries)), "cu_seqlens_k": np.asarray(_bounds(keys), dtype=np.int32)}
+    way = lambda *arrays, **options: attention_packed(*arrays, **bounds, form=form, is_causal=is_causal, **options)  # noqa: E731
+    assert_way(library, dtype, way, problem, allowed)
+
+
+def _pack(library: Library, dtype: str) -> tuple[list[Any], list[int]]:
+    lengths = [3, 0, 40, 1, 6]
+    return [library.to_array(x, dtype) for x in draw(Problem(50, 50, 3, 2, 4, 2))[0]], _bounds(lengths)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_poison_in_one_sequence_stays_there(
+    library: Library, dtype: str, form: str, is_causal: bool, poison: float
+) -> None:
+    arrays, bounds = _pack(library, dtype)
+
+    def run(*inputs: Any) -> Any:
+        return attention_packed(*inputs, cu_seqlens_q=bounds, form=form, is_causal=is_causal)
+
+    clean = library.run(run, *arrays)
+    for first, last in pairwise(bounds):
+        spoiled = [library.exact(x) for x in arrays]
+        for x in spoiled:
+            x[:, first:last] = poison
+        actual = library.run(run, *(library.to_array(x, dtype) for x in spoiled))
+        assert not np.isfinite(library.exact(actual)[:, first:last]).any()
+        assert_same_bits(library, actual[:, :first, :], clean[:, :first, :])
+        assert_same_bits(library, actual[:, last:, :], clean[:, last:, :])
+
+
+def _length_for_the_efficient_form(library: Library, dtype: str) -> int:
+    like = [library.to_array(np.zeros((2, 1, 3)), dtype)] * 3
+    views = lambda n: [library.namespace.broadcast_to(x, (2, n, 3)) for x in like]  # noqa: E731
+    return next(n for n in (64, 256, 1024, 4096, 16384) if explain(*views(n)).form == "efficient")
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_each_sequence_is_what_it_is_alone(library: Library, dtype: str, is_causal: bool) -> None:
+    """To the bit, so each picks its own form: the longest here the efficient one, the others the direct one."""
+    lengths = [3, 0, _length_for_the_efficient_form(library, dtype), 1, 6]
+    bounds, total = _bounds(lengths), sum(lengths)
+    arrays = [library.to_array(x, dtype) for x in draw(Problem(total, total, 3, 3, 2, 2))[0]]
+    parts = [[x[..., slice(*pair), :] for x in arrays] for pair in pairwise(bounds)]
+    assert {explain(*part).form for part in parts} == {"direct", "efficient"}
+    alone = library.run(lambda *_: joined([attention(*part, is_causal=is_causal) for part in parts]), *arrays)
+    actual = library.run(lambda *a: attention_packed(*a, cu_seqlens_q=bounds, is_causal=is_causal), *arrays)
+    assert_same_bits(library, actual, alone)
+
+
+def test_no_sequences(library: Library, dtype: str) -> None:
+    arrays = [library.to_array(x, dtype) for x in draw(Problem(0, 0, 3, 2))[0]]
+    for bounds in ([0], [0, 0]):
+        assert tuple(library.run(lambda *a: attention_packed(*a, cu_seqlens_q=bounds), *arrays).shape) == (2, 0, 2)  # noqa: B023
+
+
+def test_bounds_may_be_arrays_of_the_library(library: Library, dtype: str) -> None:
+    arrays, bounds = _pack(library, dtype)
+    there = library.namespace.asarray(bounds, device=library.device)
+    expected = attention_packed(*arrays, cu_seqlens_q=bounds)
+    assert_same_bits(library, attention_packed(*arrays, cu_seqlens_q=there, cu_seqlens_k=there), expected)
+
+
+@pytest.mark.parametrize("bounds", [(), (0,), (1, 5), (0, 3), (0, 6), (0, 4, 3, 5), (0, -1, 5), (5,)])
+def test_bounds_that_do_not_cut(library: Library, bounds: tuple[int, ...]) -> None:
+    arrays = [library.to_array(x, "float32") for x in draw(Problem(5, 5))[0]]
+    cut = r"must start at 0, never decrease, and end at the number of tokens of {}, 5; got \(.*accumulate\(lengths"
+    with pytest.raises(ShapeError, match="cu_seqlens_q " + cut.format("query")):
+        attention_packed(*arrays, cu_seqlens_q=bounds)
+    with pytest.raises(ShapeError, match="cu_seqlens_k " + cut.format("key")):
+        attention_packed(*arrays, cu_seqlens_q=(0, 5), cu_seqlens_k=bounds)
+
+
+def test_bounds_of_other_kinds(library: Library) -> None:
+    arrays = [library.to_array(x, "float32") for x in draw(Problem(5, 5))[0]]
+    for bounds in ([0, 2.5, 5], "05", 5, np.asarray([0.0, 5.0]), np.asarray([[0, 5]])):
+        with pytest.raises(DTypeError, match="cu_seqlens_q must be"):
+            attention_packed(*arrays, cu_seqlens_q=bounds)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="same number of sequences; got 2 and 1"):
+        attention_packed(*arrays, cu_seqlens_q=[0, 2, 5], cu_seqlens_k=[0, 5])
+    with pytest.raises(ShapeError, match=r"cu_seqlens_k, by default cu_seqlens_q, must.*of key, 7"):
+        attention_packed(*(library.to_array(x, "float32") for x in draw(Problem(5, 7))[0]), cu_seqlens_q=[0, 2, 5])
+    with pytest.raises(OptionError, match="form must be"):
+        attention_packed(*arrays, cu_seqlens_q=[0, 5], form="fast")
