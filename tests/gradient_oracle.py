@@ -68,7 +68,9 @@ def directions(arrays: tuple[Any, ...], seed: int) -> tuple[Any, ...]:
     """Return random directions to move in, each row about as far as it is long."""
     rng = np.random.default_rng(seed)
     return tuple(
-        None if x is None else rng.standard_normal(x.shape) * (np.linalg.norm(x, axis=-1, keepdims=True) if x.ndim > 1 else 1)
+        None
+        if x is None
+        else rng.standard_normal(x.shape) * (np.linalg.norm(x, axis=-1, keepdims=True) if x.ndim > 1 else 1)
         for x in arrays
     )
 

@@ -87,4 +87,4 @@ _SHIPPED = {
 def prices_of(backend: str, itemsize: int, form: str) -> Prices:  # noqa: ARG001  one machine measured so far
     """Return the prices of a form on a backend."""
     prices = _SHIPPED[form]
-    return prices if itemsize < 8 else Prices(*(2 * price for price in prices.as_tuple()))  # noqa: PLR2004  float64
+    return prices if itemsize < 8 else Prices(*(2 * price for price in prices.as_tuple()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._backend import Backend
 from taylorshift_core._namespace import device_of, library_name, namespace_of
 from taylorshift_core.errors import BackendError, MissingLibraryError, UnknownBackendError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Array = Any
 GROUP = "taylorshift_core.backends"
@@ -97,6 +99,8 @@ def _backend_for(namespace: Any) -> Backend:
 
 @cache
 def _adapters() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # noqa: PLC0415  slow, and not needed to import the library
+
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=GROUP):
         if entry.name in found and found[entry.name].value != entry.value:

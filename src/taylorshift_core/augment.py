@@ -12,7 +12,7 @@ Array = Any
 
 
 def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:
-    """Return the columns [scale * x / |x|, last] of the rows x of `tokens`.
+    """Return the columns ``[scale * x / |x|, last]`` of the rows x of `tokens`.
 
     Parameters
     ----------
