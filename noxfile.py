@@ -39,7 +39,7 @@ def tests(session: nox.Session, backend: str) -> None:
     )
     # A session is named for its backend: a missing library is red here, before any test could skip.
     session.run("python", "-c", f"from taylorshift_core import load_backend; load_backend({backend!r})", silent=True)
-    chosen = ["tests"] if whole else ["tests/backend", "tests/gpu", "tests/test_imports.py"]
+    chosen = ["tests"] if whole else ["tests/backend", "tests/test_imports.py"]
     if any(Path(argument.partition("::")[0]).exists() for argument in session.posargs):
         chosen = []
     # tests/backend/NAME is for that backend alone; generic, for libraries without an adapter, goes with the referee.

@@ -7,7 +7,7 @@ from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
-from taylorshift_core import _checks, _efficient, _prepare, _state_file
+from taylorshift_core import _checks, _efficient, _prepare
 from taylorshift_core._call import TAYLOR, Call, check_call
 from taylorshift_core._kinds import check_combine, check_fits
 from taylorshift_core._namespace import device_of
@@ -104,6 +104,8 @@ class State:
         DTypeError
             If the library has no floating point of the state's precision.
         """
+        from taylorshift_core import _state_file  # noqa: PLC0415  files are rare, and their modules slow to import
+
         sums, settings, _ = _state_file.read(path)
         return state_of_settings(_received(load_backend(backend), sums, device), settings)
 
@@ -115,6 +117,8 @@ class State:
         OptionError
             If the file exists, unless `overwrite`.
         """
+        from taylorshift_core import _state_file  # noqa: PLC0415  as in load
+
         sums = backend_of(state=self.sums).to_numpy(self.sums)
         _state_file.write(path, sums, settings_of(self), overwrite=overwrite)
 
