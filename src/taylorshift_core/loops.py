@@ -26,9 +26,12 @@ def tile_bounds(length: int | None, tile: int) -> Iterator[tuple[int, int | None
 
 
 def cut(arrays: Sequence[Array], first: int, last: int | None) -> Arrays:
-    """Return tokens first..last-1 of each array; the arrays themselves where that is all of them."""
-    if first == 0 and (last is None or last == arrays[0].shape[-2]):
+    """Return tokens first..last-1 of each array: the arrays themselves where that is all, none of them behind the end."""
+    length = arrays[0].shape[-2]
+    if first == 0 and (last is None or last == length):
         return tuple(arrays)
+    if length is not None and last is not None:
+        first, last = min(first, length), min(last, length)
     return tuple(array[..., first:last, :] for array in arrays)
 
 
