@@ -83,7 +83,7 @@ def byte_count(
     Examples
     --------
     >>> byte_count("direct", 1000, head_dim=32), byte_count("efficient", 1000, head_dim=32)
-    (8128000, 2441696)
+    (8128000, 2569696)
     """
     keys, e = _sizes(form, query_length, key_length, head_dim, value_dim, groups)
     queries, d = groups * query_length, head_dim
