@@ -14,22 +14,24 @@ from taylorshift_core import loops
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taylorshift_core import Run
+
 Array = Any
 Arrays = tuple[Array, ...]
 _WORTH_A_THREAD = 3_000_000  # multiplications: below it, handing over costs more than it saves
 
 
-def fold_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
+def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
     """Return the sums of ``step`` over all tiles."""
     batch, length = _batch(tiled, whole), tiled[0].shape[-2]
     threads = _threads(batch, tiled, whole)
     if math.prod(batch) * length <= tile or (batch == () and threads == 1):
-        return loops.fold_tiles(xp, step, tiled, whole, tile)
+        return loops.fold_tiles(run, step, tiled, whole, tile)
     heads, pieces = list(np.ndindex(batch)), _pieces(length, tile, threads, math.prod(batch))
 
     def job(head: tuple[int, ...], first: int, last: int) -> Arrays:
         tiles = loops.cut(_head(tiled, head), first, last)
-        return loops.fold_tiles(xp, step, tiles, _head(whole, head), tile)
+        return loops.fold_tiles(run, step, tiles, _head(whole, head), tile)
 
     parts = run_jobs(job, [(head, *piece) for head in heads for piece in pieces], threads)
     results = tuple(np.empty((*batch, *part.shape), dtype=part.dtype) for part in parts[0])
@@ -42,11 +44,11 @@ def fold_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Array
     return results
 
 
-def map_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
+def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
     """Return ``step`` of all tiles, each written where it belongs."""
     batch, length = _batch(tiled, whole), tiled[0].shape[-2]
     if math.prod(batch) * length <= tile:
-        return loops.map_tiles(xp, step, tiled, whole, tile)
+        return loops.map_tiles(run, step, tiled, whole, tile)
     threads = _threads(batch, tiled, whole)
     outputs = _Outputs(batch, length)
 
@@ -54,7 +56,7 @@ def map_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays
         tiles, wholes = _head(tiled, head), _head(whole, head)
         for start in range(first, max(last, 1), tile):
             stop = min(start + tile, last)
-            outputs.write((*head, slice(start, stop)), step(*loops.cut(tiles, start, stop), *wholes))
+            outputs.write((*head, slice(start, stop)), step(run, *loops.cut(tiles, start, stop), *wholes))
 
     pieces = _pieces(length, tile, threads, math.prod(batch))
     run_jobs(job, [(head, *piece) for head in np.ndindex(batch) for piece in pieces], threads)
@@ -62,18 +64,18 @@ def map_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays
 
 
 def scan_tiles(
-    xp: Any, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
+    run: Run, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
 ) -> tuple[Array, Arrays]:
     """Walk along the tiles of each head in order; what shares a carry (its axes of size 1) walks together."""
     batch = carry.shape[:-2]
     if 0 in _batch((carry, *tiled), whole) or math.prod(batch) == 1:
-        return loops.scan_tiles(xp, step, carry, tiled, whole, tile)
+        return loops.scan_tiles(run, step, carry, tiled, whole, tile)
     outputs, carries = _Outputs(_batch((carry, *tiled), whole), tiled[0].shape[-2]), np.empty_like(carry)
 
     def job(index: tuple[int, ...]) -> None:
         own = tuple(slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(index, batch, strict=True))
         start, tiles, wholes = (_own(arrays, own) for arrays in ((carry,), tiled, whole))
-        last, parts = loops.scan_tiles(xp, step, start[0], tiles, wholes, tile)
+        last, parts = loops.scan_tiles(run, step, start[0], tiles, wholes, tile)
         carries[own] = last
         outputs.write(own, parts)
 

@@ -8,6 +8,7 @@ from taylorshift_core._backend import Backend
 from taylorshift_core._evaluation import Evaluation, Operands
 from taylorshift_core._plan import Plan
 from taylorshift_core._registry import backend_names, load_backend
+from taylorshift_core._run import Run
 from taylorshift_core._state import State, summarise
 from taylorshift_core.errors import (
     BackendError,
@@ -64,6 +65,7 @@ __all__ = [
     "Operands",
     "OptionError",
     "Plan",
+    "Run",
     "ShapeError",
     "SlidingWindow",
     "State",

@@ -85,7 +85,14 @@ def attend_direct(
     keys, values = _direct.prepare_all(run, key, value, mask)
 
     def step(
-        query: Array, keys: Array, values: Array, own_keys: Array, own_values: Array, scale: Array, *past: Array
+        run: Run,
+        query: Array,
+        keys: Array,
+        values: Array,
+        own_keys: Array,
+        own_values: Array,
+        scale: Array,
+        *past: Array,
     ) -> tuple[Array]:
         x = prepare_query(run.backend, query, scale, run.weighting)
         sums, count = _direct.meet_allowed(run, x, own_keys, own_values, causal.allowed(run.xp, x))
@@ -105,7 +112,7 @@ def attend_direct(
     for first in range(prefix, end, chunk):
         stop = min(first + chunk, end)
         whole = *cut((keys, values), 0, first), *cut((keys, values), first, stop), scale, *past
-        outputs += run.backend.map_tiles(run.xp, step, cut((query,), first, stop), whole, chunk)
+        outputs += run.backend.map_tiles(run, step, cut((query,), first, stop), whole, chunk)
     outputs += seeing(end, query.shape[-2], last)
     return _join(run, outputs) if outputs else _direct.attend_prepared(run, query, keys, values, scale, past)
 
@@ -124,7 +131,9 @@ def attend_efficient(
     tokens = (key, value) if mask is None else (key, value, mask)
     prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
 
-    def step(state: Array, query: Array, key: Array, value: Array, *rest: Array) -> tuple[Array, tuple[Array]]:
+    def step(
+        run: Run, state: Array, query: Array, key: Array, value: Array, *rest: Array
+    ) -> tuple[Array, tuple[Array]]:
         mask, scale = rest if len(rest) > 1 else (None, rest[0])
         x, own = (
             prepare_query(run.backend, query, scale, run.weighting),
@@ -154,7 +163,7 @@ def attend_efficient(
     if end > prefix:
         tiled = *cut((query,), prefix, end), *cut(tokens, prefix, end)
         chunk = causal.state_chunk(run.plan.key_tile)
-        state, parts = run.backend.scan_tiles(run.xp, step, state, tiled, (scale,), chunk)
+        state, parts = run.backend.scan_tiles(run, step, state, tiled, (scale,), chunk)
         outputs += parts
     seen = summed(state, end, last)
     outputs += seeing(end, query.shape[-2], seen)

@@ -52,13 +52,13 @@ def _queries_vjp(run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scal
     xp, queries = run.xp, reading[0].shape[-2]
     prefix, end, last = causal.parts(queries, tokens[0].shape[-2])
 
-    def step(state: Array, *arrays: Array) -> tuple[Array, Arrays]:
+    def step(run: Run, state: Array, *arrays: Array) -> tuple[Array, Arrays]:
         own = _Chunk.of(run, *arrays)
-        keys, visible = xp.matrix_transpose(own.keys), causal.allowed(xp, own.queries)
-        _, to_scores = scores_vjp(run, xp.matrix_transpose(own.queries), own.to_sums, keys, own.values, visible)
-        weighted = apply_multiplicity(xp, state, own.queries.shape[-2])
+        keys, visible = run.xp.matrix_transpose(own.keys), causal.allowed(run.xp, own.queries)
+        _, to_scores = scores_vjp(run, run.xp.matrix_transpose(own.queries), own.to_sums, keys, own.values, visible)
+        weighted = apply_multiplicity(run.xp, state, own.queries.shape[-2])
         to_queries = features_vjp(run, own.queries, weighted, own.to_sums)
-        to_queries = to_queries + xp.matrix_transpose(xp.matmul(to_scores, keys))
+        to_queries = to_queries + run.xp.matrix_transpose(run.xp.matmul(to_scores, keys))
         gradients = query_vjp(run.backend, arrays[0], own.units, arrays[-1], to_queries, run.weighting)
         return state + _efficient.state_of(run, own.keys, own.values), gradients
 
@@ -76,7 +76,9 @@ def _queries_vjp(run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scal
     parts = seeing(0, min(prefix, queries), state)
     if end > prefix:
         tiled = *cut(reading, prefix, end), *cut(tokens, prefix, end)
-        state, outputs = run.backend.scan_tiles(xp, step, state, tiled, (scale,), causal.state_chunk(run.plan.key_tile))
+        state, outputs = run.backend.scan_tiles(
+            run, step, state, tiled, (scale,), causal.state_chunk(run.plan.key_tile)
+        )
         parts.append(outputs)
     if queries > end:
         parts += seeing(end, queries, summed(state, end, last))
@@ -88,13 +90,13 @@ def _keys_vjp(run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scale: 
     xp, queries, keys = run.xp, reading[0].shape[-2], tokens[0].shape[-2]
     prefix, end, last = causal.parts(queries, keys)
 
-    def step(state: Array, *arrays: Array) -> tuple[Array, Arrays]:
+    def step(run: Run, state: Array, *arrays: Array) -> tuple[Array, Arrays]:
         own = _Chunk.of(run, *arrays)
-        rows, keys = xp.matrix_transpose(own.queries), xp.matrix_transpose(own.keys)
-        visible = xp.matrix_transpose(causal.allowed(xp, own.queries))  # tokens come from the last to the first
+        rows, keys = run.xp.matrix_transpose(own.queries), run.xp.matrix_transpose(own.keys)
+        visible = run.xp.matrix_transpose(causal.allowed(run.xp, own.queries))  # tokens come from the last to the first
         scores, to_scores = scores_vjp(run, rows, own.to_sums, keys, own.values, visible)
         to_keys, to_values = state_of_vjp(run, own.keys, own.values, state)
-        to_keys = to_keys + xp.matmul(own.queries, to_scores)
+        to_keys = to_keys + run.xp.matmul(own.queries, to_scores)
         to_values = to_values + values_vjp(run, scores, own.to_sums, visible)
         to_key = key_vjp(run.backend, arrays[3], own.mask, own.keys, to_keys, run.weighting)
         to_value = value_vjp(run.backend, own.mask, to_values)
@@ -117,7 +119,7 @@ def _keys_vjp(run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scale: 
     if end > prefix:
         tiled = _flip(xp, (*cut(reading, prefix, end), *cut(tokens, prefix, end)))
         carry, chunk = spread(xp, state, reading[1].shape[:-2]), causal.state_chunk(run.plan.key_tile)
-        carry, outputs = run.backend.scan_tiles(xp, step, carry, tiled, (scale,), chunk)
+        carry, outputs = run.backend.scan_tiles(run, step, carry, tiled, (scale,), chunk)
         narrow = state.shape[:-2]
         state = sum_to(xp, carry, narrow)
         parts.append(_flip(xp, tuple(sum_to(xp, each, narrow) for each in outputs)))

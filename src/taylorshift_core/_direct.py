@@ -29,12 +29,14 @@ def attend_prepared(run: Run, query: Array, keys: Array, values: Array, scale: A
     """Return the outputs of grouped queries over prepared keys and values, all of which every query sees."""
     totals = run.xp.sum(values, axis=values.ndim - 2, keepdims=True)
 
-    def step(query: Array, keys: Array, values: Array, totals: Array, scale: Array, *past: Array) -> tuple[Array]:
+    def step(
+        run: Run, query: Array, keys: Array, values: Array, totals: Array, scale: Array, *past: Array
+    ) -> tuple[Array]:
         x = prepare_query(run.backend, query, scale, run.weighting)
         sums, count = meet(run, x, keys, values) + run.weighting.gamma * totals, totals[..., -1:]
         return (divide(run, *with_past(run, x, sums, count, past), query),)
 
-    (output,) = run.backend.map_tiles(run.xp, step, (query,), (keys, values, totals, scale, *past), run.plan.query_tile)
+    (output,) = run.backend.map_tiles(run, step, (query,), (keys, values, totals, scale, *past), run.plan.query_tile)
     return output
 
 
@@ -51,18 +53,20 @@ def attend_allowed(
     """Return the outputs of grouped queries over the keys that a dense mask, shape (..., queries, keys), allows."""
     keys, values = prepare_all(run, key, value, mask)
 
-    def step(query: Array, allowed: Array, keys: Array, values: Array, scale: Array, *past: Array) -> tuple[Array]:
+    def step(
+        run: Run, query: Array, allowed: Array, keys: Array, values: Array, scale: Array, *past: Array
+    ) -> tuple[Array]:
         x = prepare_query(run.backend, query, scale, run.weighting)
 
-        def inner(keys: Array, values: Array, allowed: Array, x: Array) -> tuple[Array, Array]:
+        def inner(run: Run, keys: Array, values: Array, allowed: Array, x: Array) -> tuple[Array, Array]:
             return meet_allowed(run, x, keys, values, run.xp.matrix_transpose(allowed))
 
         tiled = keys, values, run.xp.matrix_transpose(allowed)
-        sums, count = run.backend.fold_tiles(run.xp, inner, tiled, (x,), run.plan.key_tile)
+        sums, count = run.backend.fold_tiles(run, inner, tiled, (x,), run.plan.key_tile)
         return (divide(run, *with_past(run, x, sums, count, past), query),)
 
     tiled, whole = (query, allowed), (keys, values, scale, *past)
-    (output,) = run.backend.map_tiles(run.xp, step, tiled, whole, run.plan.query_tile)
+    (output,) = run.backend.map_tiles(run, step, tiled, whole, run.plan.query_tile)
     return output
 
 
@@ -83,10 +87,10 @@ def meet(run: Run, x: Array, keys: Array, values: Array) -> Array:
     """Return the sums of [value, 1] weighted by (score + beta)**2, for a tile of prepared queries and all keys."""
     queries = run.xp.matrix_transpose(x)
 
-    def step(keys: Array, values: Array, queries: Array) -> tuple[Array]:
+    def step(run: Run, keys: Array, values: Array, queries: Array) -> tuple[Array]:
         return (run.xp.matmul(squared_scores(run.xp, queries, keys), values),)
 
-    (sums,) = run.backend.fold_tiles(run.xp, step, (keys, values), (queries,), run.plan.key_tile)
+    (sums,) = run.backend.fold_tiles(run, step, (keys, values), (queries,), run.plan.key_tile)
     return sums
 
 

@@ -84,56 +84,56 @@ def _span_vjp(
     run: Run, causal: Causal | None, carry: Array, tiled: Arrays, prepared: Arrays, scale: Array, seen: int, tile: int
 ) -> tuple[Array, Arrays]:
     """Return `carry`, the gradients of [keys, values], with those of a run of queries added, and the queries' own."""
-    xp = run.xp
 
-    def step(carry: Array, query: Array, kept: Array, cotangent: Array, *rest: Array) -> tuple[Array, Arrays]:
+    def step(run: Run, carry: Array, query: Array, kept: Array, cotangent: Array, *rest: Array) -> tuple[Array, Arrays]:
         *allowed, keys, values, scale = rest
         units, x = units_of(run.backend, query, scale, run.weighting)
         to_sums, _ = divide_vjp(run, kept, cotangent, query.shape[-1])
-        reading = xp.matrix_transpose(x), to_sums
-        to_queries = zeros(xp, to_sums, (*to_sums.shape[:-1], keys.shape[-1]))
+        reading = run.xp.matrix_transpose(x), to_sums
+        to_queries = zeros(run.xp, to_sums, (*to_sums.shape[:-1], keys.shape[-1]))
         to_queries, parts = _meet_vjp(run, to_queries, reading, cut((keys, values), 0, seen))
         if seen < keys.shape[-2]:
-            visible = allowed[0] if causal is None else causal.allowed(xp, x)
-            own = *cut((keys, values), seen, keys.shape[-2]), xp.matrix_transpose(visible)
+            visible = allowed[0] if causal is None else causal.allowed(run.xp, x)
+            own = *cut((keys, values), seen, keys.shape[-2]), run.xp.matrix_transpose(visible)
             to_queries, own_parts = _meet_vjp(run, to_queries, reading, own)
-            parts = join(xp, [parts, own_parts])
-        gradients = query_vjp(run.backend, query, units, scale, xp.matrix_transpose(to_queries), run.weighting)
+            parts = join(run.xp, [parts, own_parts])
+        gradients = query_vjp(run.backend, query, units, scale, run.xp.matrix_transpose(to_queries), run.weighting)
         return carry + parts[0], gradients
 
-    return run.backend.scan_tiles(xp, step, carry, tiled, (*prepared, scale), tile)
+    return run.backend.scan_tiles(run, step, carry, tiled, (*prepared, scale), tile)
 
 
 def _meet_vjp(run: Run, to_queries: Array, reading: Arrays, tiled: Arrays) -> tuple[Array, Arrays]:
     """Return the gradients of a tile of queries, added to `to_queries`, and of all the [keys, values] in `tiled`."""
-    xp = run.xp
 
-    def step(to_queries: Array, keys: Array, values: Array, *rest: Array) -> tuple[Array, Arrays]:
+    def step(run: Run, to_queries: Array, keys: Array, values: Array, *rest: Array) -> tuple[Array, Arrays]:
         *visible, queries, to_sums = rest
-        seen = xp.matrix_transpose(visible[0]) if visible else None
+        seen = run.xp.matrix_transpose(visible[0]) if visible else None
         scores, to_scores = scores_vjp(run, queries, to_sums, keys, values, seen)
-        to_keys = xp.matmul(xp.matrix_transpose(to_scores), queries)
+        to_keys = run.xp.matmul(run.xp.matrix_transpose(to_scores), queries)
         to_values = values_vjp(run, scores, to_sums, seen)
-        return to_queries + xp.matmul(to_scores, keys), (xp.concat([to_keys, to_values], axis=to_keys.ndim - 1),)
+        return to_queries + run.xp.matmul(to_scores, keys), (
+            run.xp.concat([to_keys, to_values], axis=to_keys.ndim - 1),
+        )
 
-    return run.backend.scan_tiles(xp, step, to_queries, tiled, reading, run.plan.key_tile)
+    return run.backend.scan_tiles(run, step, to_queries, tiled, reading, run.plan.key_tile)
 
 
 def _prepared_vjp(run: Run, tokens: Arrays, to_prepared: Array) -> tuple[Array, Array]:
     """Return the gradients to keys and values, from those to [keys, values] as they were prepared."""
     xp, width = run.xp, tokens[0].shape[-1] + 1
 
-    def step(key: Array, *rest: Array) -> tuple[Array, Array]:
+    def step(run: Run, key: Array, *rest: Array) -> tuple[Array, Array]:
         *mask, to_prepared = rest
         seen = mask[0] if mask else None
         units, to_units = (
             prepare_key(run.backend, key, seen, run.weighting),
-            xp.matrix_transpose(to_prepared[..., :width]),
+            run.xp.matrix_transpose(to_prepared[..., :width]),
         )
         to_key = key_vjp(run.backend, key, seen, units, to_units, run.weighting)
         return to_key, value_vjp(run.backend, seen, to_prepared[..., width:])
 
     to_prepared = sum_to(xp, to_prepared, leading_of(*tokens))
     key, _, *mask = tokens
-    to_key, to_value = run.backend.map_tiles(xp, step, (key, *mask, to_prepared), (), run.plan.key_tile)
+    to_key, to_value = run.backend.map_tiles(run, step, (key, *mask, to_prepared), (), run.plan.key_tile)
     return to_key, to_value

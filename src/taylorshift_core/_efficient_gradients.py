@@ -30,25 +30,27 @@ def read_vjp(run: Run, reading: Arrays, scale: Array, state: Array) -> tuple[Arr
 def query_of_read_vjp(run: Run, reading: Arrays, scale: Array, state: Array) -> tuple[Array, Array]:
     """Return the gradients to queries and to the scale of each."""
 
-    def step(query: Array, kept: Array, cotangent: Array, weighted: Array, scale: Array) -> tuple[Array, Array]:
+    def step(
+        run: Run, query: Array, kept: Array, cotangent: Array, weighted: Array, scale: Array
+    ) -> tuple[Array, Array]:
         units, x = units_of(run.backend, query, scale, run.weighting)
         to_sums, _ = divide_vjp(run, kept, cotangent, query.shape[-1])
         to_x = features_vjp(run, x, weighted, to_sums)
         return query_vjp(run.backend, query, units, scale, to_x, run.weighting)
 
     whole = apply_multiplicity(run.xp, state, reading[0].shape[-1] + 1), scale
-    to_query, to_scale = run.backend.map_tiles(run.xp, step, reading, whole, run.plan.query_tile)
+    to_query, to_scale = run.backend.map_tiles(run, step, reading, whole, run.plan.query_tile)
     return to_query, to_scale
 
 
 def state_of_read_vjp(run: Run, reading: Arrays, scale: Array) -> Array:
     """Return the gradient to the state that the queries read."""
 
-    def step(query: Array, kept: Array, cotangent: Array, scale: Array) -> tuple[Array, Array]:
+    def step(run: Run, query: Array, kept: Array, cotangent: Array, scale: Array) -> tuple[Array, Array]:
         x = prepare_query(run.backend, query, scale, run.weighting)
         return weighted_vjp(run, x, *divide_vjp(run, kept, cotangent, query.shape[-1]))
 
-    weighted, totals = run.backend.fold_tiles(run.xp, step, reading, (scale,), run.plan.query_tile)
+    weighted, totals = run.backend.fold_tiles(run, step, reading, (scale,), run.plan.query_tile)
     return readable_vjp(run, weighted, totals, reading[0].shape[-1] + 1)
 
 
@@ -58,13 +60,13 @@ def summarise_vjp(run: Run, tokens: Arrays, state: Array) -> tuple[Array, Array]
     `tokens` is (key, value) or (key, value, mask).
     """
 
-    def step(key: Array, value: Array, *rest: Array) -> tuple[Array, Array]:
+    def step(run: Run, key: Array, value: Array, *rest: Array) -> tuple[Array, Array]:
         mask, state = rest if len(rest) > 1 else (None, rest[0])
         x, values = prepare_key(run.backend, key, mask, run.weighting), prepare_value(run.backend, value, mask)
         to_x, to_values = state_of_vjp(run, x, values, state)
         return key_vjp(run.backend, key, mask, x, to_x, run.weighting), value_vjp(run.backend, mask, to_values)
 
-    to_key, to_value = run.backend.map_tiles(run.xp, step, tokens, (state,), run.plan.key_tile)
+    to_key, to_value = run.backend.map_tiles(run, step, tokens, (state,), run.plan.key_tile)
     return to_key, to_value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +212,7 @@ class State:
             readable = _efficient.readable(run, _prepare.group_key(xp, self._cleared().sums), self.head_dim + 1)
             whole = (*readable, _prepare.group_scale(call, scale))
             queries = (_prepare.group_query(xp, query, call.problem),)
-            (sums,) = run.backend.map_tiles(xp, partial(_read, run), queries, whole, run.plan.query_tile)
+            (sums,) = run.backend.map_tiles(run, _read, queries, whole, run.plan.query_tile)
             return _prepare.ungroup(xp, sums, call.problem)
 
     def attend(self, query: Array, *, scale: float | Array | None = None, normalise_output: bool = False) -> Array:

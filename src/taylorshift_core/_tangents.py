@@ -42,22 +42,24 @@ def attend_jvp(run: Run, at: Inputs, by: Inputs, *, with_state: bool) -> tuple[t
 def _attend_state_jvp(run: Run, reading: Arrays, state: Array, scales: Arrays) -> Arrays:
     """Return outputs and tangents of (queries, their tangents) that read a state."""
 
-    def step(query: Array, by_query: Array, weighted: Array, totals: Array, scale: Array, by_scale: Array) -> Arrays:
+    def step(
+        run: Run, query: Array, by_query: Array, weighted: Array, totals: Array, scale: Array, by_scale: Array
+    ) -> Arrays:
         x, by_x = _queries_jvp(run, query, by_query, scale, by_scale)
         return _divide(run, _read_jvp(run, x, by_x, weighted, totals), totals, query)
 
     whole = *readable(run, state, reading[0].shape[-1] + 1), *scales
-    outputs: Arrays = run.backend.map_tiles(run.xp, step, reading, whole, run.plan.query_tile)
+    outputs: Arrays = run.backend.map_tiles(run, step, reading, whole, run.plan.query_tile)
     return outputs
 
 
 def _summed_jvp(run: Run, at: Inputs, by: Inputs, state: Array | None, first: int, stop: int) -> Array:
     """Return a state and its tangent with those of keys first..stop-1 added."""
 
-    def step(*arrays: Array) -> tuple[Array]:
+    def step(run: Run, *arrays: Array) -> tuple[Array]:
         return (_state_jvp(run, *_keys_jvp(run, *arrays)),)
 
-    (new,) = run.backend.fold_tiles(run.xp, step, cut(_tokens(at, by), first, stop), (), run.plan.key_tile)
+    (new,) = run.backend.fold_tiles(run, step, cut(_tokens(at, by), first, stop), (), run.plan.key_tile)
     return new if state is None else state + new
 
 
@@ -67,12 +69,12 @@ def _causal_jvp(run: Run, causal: Causal, at: Inputs, by: Inputs, past: Array | 
     queries, keys, tokens = at.query.shape[-2], at.key.shape[-2], _tokens(at, by)
     prefix, end, last = causal.parts(queries, keys)
 
-    def step(state: Array, query: Array, by_query: Array, *rest: Array) -> tuple[Array, Arrays]:
+    def step(run: Run, state: Array, query: Array, by_query: Array, *rest: Array) -> tuple[Array, Arrays]:
         *tokens, scale, by_scale = rest
         x, by_x = _queries_jvp(run, query, by_query, scale, by_scale)
         own = _keys_jvp(run, *tokens)
         weighted, totals = readable(run, state, x.shape[-2])
-        sums, count = _meet_jvp(run, x, by_x, *own, visible=causal.allowed(xp, x))
+        sums, count = _meet_jvp(run, x, by_x, *own, visible=causal.allowed(run.xp, x))
         sums = sums + _read_jvp(run, x, by_x, weighted, totals)
         return state + _state_jvp(run, *own), _divide(run, sums, totals, query, count)
 
@@ -80,7 +82,7 @@ def _causal_jvp(run: Run, causal: Causal, at: Inputs, by: Inputs, past: Array | 
     parts = [_attend_state_jvp(run, cut(reading, 0, min(prefix, queries)), state, scales)]
     if end > prefix:
         tiled, chunk = (*cut(reading, prefix, end), *cut(tokens, prefix, end)), causal.state_chunk(run.plan.key_tile)
-        state, outputs = run.backend.scan_tiles(xp, step, state, tiled, scales, chunk)
+        state, outputs = run.backend.scan_tiles(run, step, state, tiled, scales, chunk)
         parts.append(outputs)
     state = _summed_jvp(run, at, by, state, end, last)
     parts.append(_attend_state_jvp(run, cut(reading, end, queries), state, scales))
@@ -96,13 +98,13 @@ def _direct_jvp(run: Run, at: Inputs, by: Inputs, past: Array | None) -> Arrays:
     tokens = xp.matrix_transpose(x), xp.matrix_transpose(by_x), values
 
     def span(first: int, stop: int, seen: int, last: int) -> Arrays:
-        def step(query: Array, by_query: Array, *rest: Array) -> Arrays:
+        def step(run: Run, query: Array, by_query: Array, *rest: Array) -> Arrays:
             allowed, rest = (rest[0], rest[1:]) if at.allowed is not None else (None, rest)
             tokens, (scale, by_scale, *state) = rest[:3], rest[3:]
             x, by_x = _queries_jvp(run, query, by_query, scale, by_scale)
             sums, count = _meet_all_jvp(run, x, by_x, cut(tokens, 0, seen))
             if seen < last:
-                visible = allowed if causal is None else causal.allowed(xp, x)
+                visible = allowed if causal is None else causal.allowed(run.xp, x)
                 own_sums, own_count = _meet_all_jvp(run, x, by_x, cut(tokens, seen, last), visible)
                 sums, count = sums + own_sums, count + own_count
             if not state:
@@ -111,7 +113,7 @@ def _direct_jvp(run: Run, at: Inputs, by: Inputs, past: Array | None) -> Arrays:
 
         tile = max(stop - first, 1) if causal is not None and seen < last else plan.query_tile
         whole = *cut(tokens, 0, last), at.scale, by.scale, *state
-        outputs: Arrays = run.backend.map_tiles(xp, step, cut(reading, first, stop), whole, tile)
+        outputs: Arrays = run.backend.map_tiles(run, step, cut(reading, first, stop), whole, tile)
         return outputs
 
     return join(xp, [span(*each) for each in spans(run, causal, at.allowed, at.query, at.key)])
@@ -121,13 +123,15 @@ def _meet_all_jvp(run: Run, x: Array, by_x: Array, tokens: Arrays, visible: Arra
     """Return what `_meet_jvp` does, for all prepared keys, one row a token, and a tile of them at a time."""
     xp = run.xp
 
-    def step(keys: Array, by_keys: Array, values: Array, *rest: Array) -> Arrays:
+    def step(run: Run, keys: Array, by_keys: Array, values: Array, *rest: Array) -> Arrays:
         *visible, x, by_x = rest
-        seen = xp.matrix_transpose(visible[0]) if visible else None
-        return _meet_jvp(run, x, by_x, xp.matrix_transpose(keys), xp.matrix_transpose(by_keys), values, visible=seen)
+        seen = run.xp.matrix_transpose(visible[0]) if visible else None
+        return _meet_jvp(
+            run, x, by_x, run.xp.matrix_transpose(keys), run.xp.matrix_transpose(by_keys), values, visible=seen
+        )
 
     tiled = tokens if visible is None else (*tokens, xp.matrix_transpose(visible))
-    totals: Arrays = run.backend.fold_tiles(xp, step, tiled, (x, by_x), run.plan.key_tile)
+    totals: Arrays = run.backend.fold_tiles(run, step, tiled, (x, by_x), run.plan.key_tile)
     return totals
 
 

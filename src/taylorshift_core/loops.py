@@ -1,8 +1,9 @@
 """Loops over tiles of the token axis: the three ways in which the core walks along a sequence.
 
 Arrays given as `tiled` have their tokens on axis -2 and are cut there; arrays given as `whole` reach each step uncut.
-A step takes arrays with any leading axes and returns a tuple of arrays with those leading axes, so an adapter may run
-steps side by side, head by head or compiled, and in any order where the loop allows it.
+A step takes the run and arrays with any leading axes and returns a tuple of arrays with those leading axes, so an adapter may run
+steps side by side, head by head or compiled, and in any order where the loop allows it. It is told the run it is part
+of, so that an adapter whose arrays are made of another library's may run it there, with that library's backend.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from taylorshift_core._run import Run
 
 Array = Any
 Arrays = tuple[Array, ...]
@@ -42,35 +45,35 @@ def join(xp: Any, parts: Sequence[Arrays]) -> Arrays:
     return tuple(xp.concat(list(each), axis=each[0].ndim - 2) for each in zip(*parts, strict=True))
 
 
-def fold_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:  # noqa: ARG001
-    """Return the sums over all tiles of ``step(*tiles, *whole)``; the tiles may be taken in any order."""
+def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
+    """Return the sums over all tiles of ``step(run, *tiles, *whole)``; the tiles may be taken in any order."""
     totals: Arrays | None = None
     for first, last in tile_bounds(tiled[0].shape[-2], tile):
-        parts = step(*cut(tiled, first, last), *whole)
+        parts = step(run, *cut(tiled, first, last), *whole)
         totals = (
             parts if totals is None else tuple(_add(total, part) for total, part in zip(totals, parts, strict=True))
         )
     return totals or ()
 
 
-def map_tiles(xp: Any, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
-    """Return ``step(*tiles, *whole)`` of every tile, joined along the token axis; the tiles are independent."""
+def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
+    """Return ``step(run, *tiles, *whole)`` of every tile, joined along the token axis; the tiles are independent."""
     bounds = tile_bounds(tiled[0].shape[-2], tile)
-    return join(xp, [step(*cut(tiled, first, last), *whole) for first, last in bounds])
+    return join(run.xp, [step(run, *cut(tiled, first, last), *whole) for first, last in bounds])
 
 
 def scan_tiles(
-    xp: Any, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
+    run: Run, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
 ) -> tuple[Array, Arrays]:
-    """Walk along the tiles in order: ``carry, outputs = step(carry, *tiles, *whole)``; return the last carry and all outputs.
+    """Walk along the tiles in order: ``carry, outputs = step(run, carry, *tiles, *whole)``; return the last of both.
 
     The carry has all leading axes from the start, and keeps its shape.
     """
     parts = []
     for first, last in tile_bounds(tiled[0].shape[-2], tile):
-        carry, outputs = step(carry, *cut(tiled, first, last), *whole)
+        carry, outputs = step(run, carry, *cut(tiled, first, last), *whole)
         parts.append(outputs)
-    return carry, join(xp, parts)
+    return carry, join(run.xp, parts)
 
 
 def _add(total: Array, part: Array) -> Array:
