@@ -25,7 +25,7 @@ def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arra
     """Return the sums of ``step`` over all tiles."""
     batch, length = _batch(tiled, whole), tiled[0].shape[-2]
     threads = _threads(batch, tiled, whole)
-    if math.prod(batch) * length <= tile or (batch == () and threads == 1):
+    if threads == 1 and (batch == () or math.prod(batch) * length <= tile):
         return loops.fold_tiles(run, step, tiled, whole, tile)
     heads, pieces = list(np.ndindex(batch)), _pieces(length, tile, threads, math.prod(batch))
 
@@ -47,9 +47,9 @@ def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arra
 def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
     """Return ``step`` of all tiles, each written where it belongs."""
     batch, length = _batch(tiled, whole), tiled[0].shape[-2]
-    if math.prod(batch) * length <= tile:
-        return loops.map_tiles(run, step, tiled, whole, tile)
     threads = _threads(batch, tiled, whole)
+    if threads == 1 and math.prod(batch) * length <= tile:
+        return loops.map_tiles(run, step, tiled, whole, tile)
     outputs = _Outputs(batch, length)
 
     def job(head: tuple[int, ...], first: int, last: int) -> None:
@@ -110,11 +110,10 @@ def _threads(batch: tuple[int, ...], tiled: Arrays, whole: Arrays) -> int:
 
 
 def _pieces(length: int, tile: int, threads: int, n_heads: int) -> list[tuple[int, int]]:
-    """Return the tokens of each job of one head: all of them, or shares in whole tiles where heads are few."""
+    """Return the tokens of each job of one head: all of them, or equal shares where heads are few."""
     if n_heads % threads == 0:
         return [(0, length)]
-    n_tiles = -(-length // tile)
-    share = -(-n_tiles // threads) * tile
+    share = -(-length // threads) if length < threads * tile else -(-length // (threads * tile)) * tile
     return [(first, min(first + share, length)) for first in range(0, length, share)] or [(0, length)]
 
 

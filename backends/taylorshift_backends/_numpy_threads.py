@@ -13,7 +13,11 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from taylorshift_backends._numpy_options import COMPILED
 
 try:
     from threadpoolctl import ThreadpoolController
@@ -33,6 +37,8 @@ class _Blas:
         self.lock = threading.Lock()
         self.holders = 0
         self.before: list[int] = []
+        if COMPILED:
+            import_module("scipy.linalg.cython_blas")  # a BLAS of its own, to be held as well
         found = ThreadpoolController().select(user_api="blas").lib_controllers if ThreadpoolController else []
         self.libraries = list(found)
 
@@ -40,7 +46,7 @@ class _Blas:
         """Return how many threads BLAS would use on its own."""
         with self.lock:
             now: list[int] = self.before if self.holders else [each.get_num_threads() for each in self.libraries]
-        return max([1, *now])
+        return max(1, min(now, default=1))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -67,9 +73,13 @@ class _Pool:
     """Threads that are started at the first need, and again after a fork."""
 
     def __init__(self) -> None:
-        self.blas = _Blas()
         self.lock = threading.Lock()
         self.executor: ThreadPoolExecutor | None = None
+
+    @cached_property
+    def blas(self) -> _Blas:
+        """The libraries of BLAS; looked for at the first need, when all are loaded."""
+        return _Blas()
 
     def submit(self, function: Callable[..., None], *arguments: Any) -> Any:
         with self.lock:
@@ -83,7 +93,8 @@ _pool = _Pool()
 
 def _start_afresh() -> None:
     """Forget threads and locks that did not come along into a forked process."""
-    held = _pool.blas.before if _pool.blas.holders else []
+    blas = _pool.__dict__.pop("blas", None)
+    held = blas.before if blas and blas.holders else []
     _pool.__init__()  # type: ignore[misc]  # in place: other modules hold no part of it
     if held:
         _pool.blas._set(held)

@@ -1,4 +1,4 @@
-"""NumPy: heads and tiles side by side on threads, features by one strided multiplication into an aligned buffer."""
+"""NumPy: heads and tiles side by side on threads, products of a tile in blocks, compiled where numba is installed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from taylorshift_backends._numpy_gradients import fold_back, tangent_tile
 from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_tiles
 from taylorshift_backends._numpy_memory import aligned, buffer
+from taylorshift_backends._numpy_options import COMPILED
+from taylorshift_backends._numpy_tiles import meet_tile, read_tile, state_tile
 from taylorshift_core import Backend
 from taylorshift_core.augment import augment as augment_safely
 from taylorshift_core.features import n_features
@@ -85,8 +87,13 @@ BACKEND = Backend(
     name="numpy",
     namespace=array_api_compat.numpy,
     batch_at_once=False,
+    tile_bytes=512 << 10,
+    tile_tokens=2048 if COMPILED else 1024,
     augment=augment,
     feature_tile=feature_tile,
+    state_tile=state_tile,
+    read_tile=read_tile,
+    meet_tile=meet_tile,
     fold_back=fold_back,
     tangent_tile=tangent_tile,
     fold_tiles=fold_tiles,

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from taylorshift_core import augment, features, loops
+from taylorshift_core import augment, features, loops, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +71,9 @@ class Backend:
         ``(namespace, dtype) -> dtype``: the precision to sum in.
     tile_bytes
         How many bytes of temporary a tile may fill: about a core's second-level cache, or a share of a GPU's memory.
+    tile_tokens
+        How many tokens to take at once where `state_tile`, `read_tile` and `meet_tile` keep their temporaries small by
+        themselves; otherwise as many as `tile_bytes` allow.
     batch_at_once
         Whether the loops hand a step all heads and batches together (the tile is then shared between them), or
         one after the other.
@@ -80,6 +83,8 @@ class Backend:
         Normalises and augments a tile, see `taylorshift_core.augment.augment`.
     feature_tile
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
+    state_tile, read_tile, meet_tile
+        The products of a tile, see `taylorshift_core.tiles`.
     fold_back, tangent_tile
         Gradients and tangents of features, see `taylorshift_core.features`.
     fold_tiles, map_tiles, scan_tiles
@@ -105,10 +110,14 @@ class Backend:
     namespace: Any
     working_dtype: Callable[[Any, Any], Any] = _working_dtype
     tile_bytes: int = 1 << 20
+    tile_tokens: int | None = None
     batch_at_once: bool = True
     pack: Callable[[Array], Array] = _as_it_is
     augment: Callable[..., Array] = augment.augment
     feature_tile: Callable[..., Array] = features.feature_tile
+    state_tile: Callable[..., Array] = tiles.state_tile
+    read_tile: Callable[..., Array] = tiles.read_tile
+    meet_tile: Callable[..., Array] = tiles.meet_tile
     fold_back: Callable[..., Array] = features.fold_back
     tangent_tile: Callable[..., Array] = features.tangent_tile
     fold_tiles: Callable[..., tuple[Array, ...]] = loops.fold_tiles

@@ -88,7 +88,7 @@ def meet(run: Run, x: Array, keys: Array, values: Array) -> Array:
     queries = run.xp.matrix_transpose(x)
 
     def step(run: Run, keys: Array, values: Array, queries: Array) -> tuple[Array]:
-        return (run.xp.matmul(squared_scores(run.xp, queries, keys), values),)
+        return (run.backend.meet_tile(run.backend, queries, keys, values),)
 
     (sums,) = run.backend.fold_tiles(run, step, (keys, values), (queries,), run.plan.key_tile)
     return sums

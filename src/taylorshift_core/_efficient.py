@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._divide import divide
 from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
-from taylorshift_core.features import apply_multiplicity, offset_blocks
+from taylorshift_core.features import apply_multiplicity
 
 if TYPE_CHECKING:
     from taylorshift_core._run import Run
@@ -31,9 +31,7 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None) -> Array:
 
 def state_of(run: Run, x: Array, values: Array) -> Array:
     """Return the state of one tile of prepared keys and values."""
-    blocks = offset_blocks(x.shape[-2], run.plan.offsets)
-    parts = [run.xp.matmul(run.backend.feature_tile(run.xp, x, first, last), values) for first, last, _, _ in blocks]
-    return parts[0] if len(parts) == 1 else run.xp.concat(parts, axis=parts[0].ndim - 2)
+    return run.backend.state_tile(run.backend, x, values, run.plan.offsets_of(x.shape[-1]))
 
 
 def attend(run: Run, query: Array, state: Array, scale: Array) -> Array:
@@ -50,12 +48,12 @@ def attend(run: Run, query: Array, state: Array, scale: Array) -> Array:
 
 def read(run: Run, x: Array, weighted: Array, totals: Array) -> Array:
     """Return the weighted sums of [value, 1] of a tile of prepared queries; `weighted` is the state times multiplicity."""
-    xp = run.xp
-    sums = run.weighting.gamma * totals
-    for first, last, start, stop in offset_blocks(x.shape[-2], run.plan.offsets):
-        features = run.backend.feature_tile(xp, x, first, last)
-        sums = xp.matmul(xp.matrix_transpose(features), weighted[..., start:stop, :]) + sums
-    return sums
+    return read_columns(run, x, weighted) + run.weighting.gamma * totals
+
+
+def read_columns(run: Run, x: Array, weighted: Array) -> Array:
+    """Return the sum of features times `weighted` of a tile of prepared tokens."""
+    return run.backend.read_tile(run.backend, x, weighted, run.plan.offsets_of(x.shape[-1]))
 
 
 def readable(run: Run, state: Array, width: int) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._divide import divide_vjp
-from taylorshift_core._efficient import read, state_of
+from taylorshift_core._efficient import read_columns, state_of
 from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
 from taylorshift_core._prepare_gradients import key_vjp, query_vjp, units_of, value_vjp
 from taylorshift_core.features import apply_multiplicity, offset_blocks
@@ -89,7 +89,7 @@ def readable_vjp(run: Run, to_weighted: Array, to_totals: Array, width: int) -> 
 
 def state_of_vjp(run: Run, x: Array, values: Array, state: Array) -> tuple[Array, Array]:
     """Return the gradients to a tile of prepared keys and values, from that to the state."""
-    return features_vjp(run, x, state, values), read(run, x, state, run.xp.zeros_like(state[..., :1, :]))
+    return features_vjp(run, x, state, values), read_columns(run, x, state)
 
 
 def features_vjp(run: Run, x: Array, weighted: Array, columns: Array) -> Array:

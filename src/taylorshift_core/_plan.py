@@ -48,6 +48,12 @@ class Plan:
     backend: Backend = field(repr=False)
     itemsize: int = field(repr=False)
 
+    def offsets_of(self, tokens: int) -> int:
+        """Return how many offsets to build at once for a tile of so many tokens: more where it is shorter than planned."""
+        longest = max(self.query_tile, self.key_tile)
+        shorter = isinstance(tokens, int) and 0 < tokens < longest
+        return self.offsets * (longest // tokens) if shorter else self.offsets
+
     @property
     def tiling(self) -> Tiling:
         """The tiles, and how many heads share one."""
@@ -143,7 +149,10 @@ def tiled_plan(problem: Problem, backend: Backend, form: str, itemsize: int, rea
     entries = backend.tile_bytes // (itemsize * _heads_at_once(problem, backend))
     width = problem.head_dim + 1
     offsets = n_offsets(width)
-    if form == "direct":
+    if backend.tile_tokens is not None:
+        query_tile = key_tile = backend.tile_tokens
+        offsets = min(offsets, max(1, entries // (key_tile * width)))
+    elif form == "direct":
         query_tile = max(_SHORTEST_TILE, isqrt(entries) // 2)
         key_tile = max(_SHORTEST_TILE, entries // query_tile)
     else:

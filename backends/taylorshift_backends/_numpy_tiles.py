@@ -1,0 +1,92 @@
+"""The products of a tile for NumPy: compiled where numba and SciPy are installed, else as stacks of blocks.
+
+OpenBLAS multiplies 16 columns at a time, so that the column of ones beside the values costs as much as 16 others. It is
+left out, and found as what it stands for: the sum of the features of all tokens is the matrix of their second moments,
+and what a query reads of it is a quadratic form.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taylorshift_backends import _numpy_stacks
+from taylorshift_backends._numpy_options import COMPILED
+from taylorshift_core.features import n_features, n_offsets
+
+if TYPE_CHECKING:
+    from taylorshift_core import Backend
+
+Array = Any
+_WORTH_COMPILED = 128  # tokens
+
+
+@cache
+def _compiled() -> Any:
+    from taylorshift_backends import _numpy_compiled  # noqa: PLC0415  numba takes half a second to import
+
+    return _numpy_compiled
+
+
+def _compiles(length: int) -> bool:
+    return COMPILED and length >= _WORTH_COMPILED
+
+
+def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:
+    """Return the sum over tokens of features times values, see `taylorshift_core.tiles.state_tile`."""
+    if _compiles(x.shape[-1]):
+        return _compiled().state_tile(backend, x, values, offsets)
+    columns = values.shape[-1] - 1
+    sums = _numpy_stacks.summarise(x, values[..., :columns], offsets)
+    weighted = np.multiply(x, np.swapaxes(values[..., columns:], -1, -2))
+    moments = _pairs(np.matmul(weighted, np.swapaxes(x, -1, -2)))
+    return np.concatenate([sums, np.broadcast_to(moments[..., None], (*sums.shape[:-1], 1))], axis=-1)
+
+
+def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Array:
+    """Return the sum over features of features times weighted state, see `taylorshift_core.tiles.read_tile`."""
+    if _compiles(x.shape[-1]):
+        return _compiled().read_tile(backend, x, weighted, offsets)
+    columns = weighted.shape[-1] - 1
+    sums = _numpy_stacks.read(x, weighted[..., :columns], offsets)
+    form = np.matmul(_form(weighted[..., columns], x.shape[-2]), x)
+    normaliser = np.einsum("...it,...it->...t", x, form)
+    return np.concatenate([sums, np.broadcast_to(normaliser[..., None], (*sums.shape[:-1], 1))], axis=-1)
+
+
+def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> Array:
+    """Return the sum over keys of (query . key)**2 times value, see `taylorshift_core.tiles.meet_tile`."""
+    if _compiles(min(queries.shape[-2], keys.shape[-2])):
+        return _compiled().meet_tile(backend, queries, keys, values)
+    columns = values.shape[-1] - 1
+    rows = np.swapaxes(queries, -1, -2), np.swapaxes(keys, -1, -2)
+    sums, normaliser = _numpy_stacks.meet(*rows, values[..., :columns], values[..., columns])
+    return np.concatenate([sums, np.broadcast_to(normaliser[..., None], (*sums.shape[:-1], 1))], axis=-1)
+
+
+def _pairs(matrix: Array) -> Array:
+    """Return the entries of a symmetric matrix in the order of the features."""
+    *batch, width, _ = matrix.shape
+    diagonals = _diagonals(np.concatenate([matrix, matrix], axis=-1))
+    return diagonals.reshape((*batch, n_offsets(width) * width))[..., : n_features(width)]
+
+
+def _form(column: Array, width: int) -> Array:
+    """Return the matrix whose quadratic form is the sum of features times `column`."""
+    *batch, rows = column.shape
+    twice = np.zeros((*batch, width, 2 * width), dtype=column.dtype)
+    diagonals, whole = _diagonals(twice), rows // width
+    diagonals[..., :whole, :] = column[..., : whole * width].reshape((*batch, whole, width))
+    if rows % width:
+        diagonals[..., whole, : rows % width] = column[..., whole * width :]
+    return twice[..., :width] + twice[..., width:]
+
+
+def _diagonals(twice: Array) -> Array:
+    """Return a view (..., offsets, width) of a matrix beside itself: row i, column i + offset."""
+    *batch, width, _ = twice.shape
+    *strides, row, column = twice.strides
+    shape = (*batch, n_offsets(width), width)
+    return np.lib.stride_tricks.as_strided(twice, shape, (*strides, column, row + column))

@@ -1,0 +1,78 @@
+"""The three products of attention, a tile at a time: nearly all the time of both forms is spent in them.
+
+Each is a few matrix products around one elementwise multiplication. What is written here is the plain form for any
+library; an adapter may give its `Backend` one that does the same in larger or smaller pieces.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taylorshift_core.features import offset_blocks
+
+if TYPE_CHECKING:
+    from taylorshift_core._backend import Backend
+
+Array = Any
+
+
+def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:
+    """Return the sum over tokens of features times values: the state of a tile.
+
+    Parameters
+    ----------
+    x : array, shape (..., width, tokens)
+        Prepared tokens, one column each.
+    values : array, shape (..., tokens, columns)
+    offsets
+        How many offsets of the feature map to build at once, see `taylorshift_core.features`.
+
+    Returns
+    -------
+    array, shape (..., n_features(width), columns)
+    """
+    xp = backend.namespace
+    blocks = offset_blocks(x.shape[-2], offsets)
+    parts = [xp.matmul(backend.feature_tile(xp, x, first, last), values) for first, last, _, _ in blocks]
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=parts[0].ndim - 2)
+
+
+def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Array:
+    """Return the sum over features of features times weighted state: what a tile of tokens reads.
+
+    Parameters
+    ----------
+    x : array, shape (..., width, tokens)
+    weighted : array, shape (..., n_features(width), columns)
+    offsets
+        As in `state_tile`.
+
+    Returns
+    -------
+    array, shape (..., tokens, columns)
+    """
+    xp, sums = backend.namespace, None
+    for first, last, start, stop in offset_blocks(x.shape[-2], offsets):
+        features = xp.matrix_transpose(backend.feature_tile(xp, x, first, last))
+        part = xp.matmul(features, weighted[..., start:stop, :])
+        sums = part if sums is None else sums + part
+    return sums
+
+
+def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> Array:
+    """Return the sum over keys of (query . key)**2 times value.
+
+    Parameters
+    ----------
+    queries : array, shape (..., queries, width)
+    keys : array, shape (..., keys, width)
+    values : array, shape (..., keys, columns)
+
+    Returns
+    -------
+    array, shape (..., queries, columns)
+    """
+    xp = backend.namespace
+    scores = xp.matmul(queries, xp.matrix_transpose(keys))
+    scores *= scores
+    return xp.matmul(scores, values)

@@ -1,0 +1,65 @@
+"""The NumPy adapter's two ways to multiply, compiled and in stacks of blocks, at lengths that cross their blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from compare import assert_attention
+from problems import Problem
+
+from taylorshift_backends import _numpy_compiled, _numpy_tiles
+from taylorshift_core import attention
+
+if TYPE_CHECKING:
+    from conftest import Library
+
+FORMS = ("direct", "efficient")
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "stacks"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(_numpy_tiles, "COMPILED", request.param)
+    return bool(request.param)
+
+
+def test_numba_is_installed() -> None:
+    """Without it the tests below would compare the stacks with themselves."""
+    assert _numpy_tiles.COMPILED
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(1, 1), (2, 5), (5, 3), (16, 16), (17, 33), (33, 1), (64, 64)])
+@pytest.mark.parametrize("lengths", [(128, 129), (400, 1000), (2501, 301)])
+@pytest.mark.usefixtures("compiled")
+def test_lengths_past_the_blocks(
+    library: Library, dtype: str, head_dim: int, value_dim: int, lengths: tuple[int, int], form: str
+) -> None:
+    assert_attention(library, dtype, Problem(*lengths, head_dim, value_dim, heads=2, key_mask="keys"), form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mask", ["absent", "batch, heads"])
+@pytest.mark.usefixtures("compiled")
+def test_batches_and_groups_past_the_blocks(library: Library, dtype: str, mask: str, form: str) -> None:
+    batches = {"query_batch": (2,), "key_batch": (1,), "value_batch": (2,)}
+    problem = Problem(300, 270, 8, 4, heads=4, kv_heads=2, **batches, key_mask=mask, normalise_output=True)
+    assert_attention(library, dtype, problem, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_code_runs(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """A form that never reached the compiled products would pass all of the above."""
+    called: list[str] = []
+    for name in ("state_tile", "read_tile", "meet_tile"):
+        original = getattr(_numpy_compiled, name)
+
+        def counted(*arguments: object, name: str = name, original: object = original) -> object:
+            called.append(name)
+            return original(*arguments)  # type: ignore[operator]
+
+        monkeypatch.setattr(_numpy_compiled, name, counted)
+    x = np.ones((1, 256, 4), dtype=np.float32)
+    attention(x, x, x, form=form)
+    assert set(called) == ({"meet_tile"} if form == "direct" else {"state_tile", "read_tile"})
