@@ -70,17 +70,32 @@ def scan_tiles(
     batch = carry.shape[:-2]
     if 0 in _batch((carry, *tiled), whole) or math.prod(batch) == 1:
         return loops.scan_tiles(run, step, carry, tiled, whole, tile)
-    outputs, carries = _Outputs(_batch((carry, *tiled), whole), tiled[0].shape[-2]), np.empty_like(carry)
+    everything, length = _batch((carry, *tiled), whole), tiled[0].shape[-2]
+    outputs, carries = _Outputs(everything, length), np.empty_like(carry)
+    threads = _threads(batch, tiled, whole)
 
-    def job(index: tuple[int, ...]) -> None:
-        own = tuple(slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(index, batch, strict=True))
+    def job(*own: slice) -> None:
         start, tiles, wholes = (_own(arrays, own) for arrays in ((carry,), tiled, whole))
         last, parts = loops.scan_tiles(run, step, start[0], tiles, wholes, tile)
         carries[own] = last
         outputs.write(own, parts)
 
-    run_jobs(job, [(index,) for index in np.ndindex(batch)], _threads(batch, tiled, whole))
+    run_jobs(job, _shares(batch, max(1, min(tile // max(1, length), math.prod(batch) // threads))), threads)
     return carries, outputs.arrays
+
+
+def _shares(batch: tuple[int, ...], at_once: int) -> list[tuple[slice, ...]]:
+    """Return the parts of leading axes that jobs take: one place of each axis, several of the last that has several."""
+    last = max(axis for axis, size in enumerate(batch) if size > 1)
+    sizes = [1] * last + [at_once] + [1] * (len(batch) - last - 1)
+    counts = [-(-n // size) for n, size in zip(batch, sizes, strict=True)]
+    return [
+        tuple(
+            slice(None) if n == 1 else slice(i * size, (i + 1) * size)
+            for i, n, size in zip(index, batch, sizes, strict=True)
+        )
+        for index in np.ndindex(*counts)
+    ]
 
 
 class _Outputs:
