@@ -51,6 +51,13 @@ def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Array
         return loops.map_tiles(run, step, tiled, whole, tile)
     threads = _threads(batch, tiled, whole)
     outputs = _Outputs(batch, length)
+    if 0 < 2 * length <= tile:  # short ones: several at once
+
+        def together(*own: slice) -> None:
+            outputs.write(own, step(run, *_own(tiled, own), *_own(whole, own)))
+
+        run_jobs(together, _shares(batch, tile // length), threads)
+        return outputs.arrays
 
     def job(head: tuple[int, ...], first: int, last: int) -> None:
         tiles, wholes = _head(tiled, head), _head(whole, head)
@@ -75,6 +82,7 @@ def scan_tiles(
     threads = _threads(batch, tiled, whole)
 
     def job(*own: slice) -> None:
+        own = tuple(slice(None) if n == 1 else part for n, part in zip(batch, own, strict=True))
         start, tiles, wholes = (_own(arrays, own) for arrays in ((carry,), tiled, whole))
         last, parts = loops.scan_tiles(run, step, start[0], tiles, wholes, tile)
         carries[own] = last
@@ -85,15 +93,14 @@ def scan_tiles(
 
 
 def _shares(batch: tuple[int, ...], at_once: int) -> list[tuple[slice, ...]]:
-    """Return the parts of leading axes that jobs take: one place of each axis, several of the last that has several."""
-    last = max(axis for axis, size in enumerate(batch) if size > 1)
-    sizes = [1] * last + [at_once] + [1] * (len(batch) - last - 1)
+    """Return the parts of leading axes that jobs take: so many places at once, of the last axes first."""
+    sizes: list[int] = []
+    for n in reversed(batch):
+        sizes.insert(0, max(1, min(n, at_once)))
+        at_once //= sizes[0]
     counts = [-(-n // size) for n, size in zip(batch, sizes, strict=True)]
     return [
-        tuple(
-            slice(None) if n == 1 else slice(i * size, (i + 1) * size)
-            for i, n, size in zip(index, batch, sizes, strict=True)
-        )
+        tuple(slice(i * size, (i + 1) * size) for i, size in zip(index, sizes, strict=True))
         for index in np.ndindex(*counts)
     ]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
+from math import prod
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._attention import attention
 from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._checks import is_array
+from taylorshift_core._pack import Pack, take
 from taylorshift_core._registry import backend_of
 from taylorshift_core.errors import DTypeError, ShapeError
+from taylorshift_core.features import n_features
 from taylorshift_core.loops import join
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from taylorshift_core._call import Call
 
 Array = Any
+_ENTRIES_AT_ONCE = 1 << 16  # tokens of all heads: enough to make calls rare, and little memory
 
 
 def attention_packed(
@@ -73,7 +77,7 @@ def attention_packed(
     Notes
     -----
     Costs what `attention` costs for each sequence: the work grows with the sum of the lengths, never with the longest
-    times the number of sequences. What stands in one sequence, NaN included, cannot reach another.
+    times the number of sequences. Short sequences of equal lengths are attended in one call. What stands in one sequence, NaN included, cannot reach another.
 
     Examples
     --------
@@ -89,11 +93,42 @@ def attention_packed(
     queries, keys = _bounds(call, cu_seqlens_q, cu_seqlens_k)
     settings |= {"form": form, "normalise_output": normalise_output, "is_causal": is_causal}
     settings |= {"block_causal": block_causal, "prefix_length": prefix_length}
+    batches = _batches(call, form, queries, keys)
     outputs = []
-    for q, k in zip(queries, keys, strict=True):
-        mask = None if key_mask is None else key_mask[..., k]
-        outputs.append((attention(query[..., q, :], key[..., k, :], value[..., k, :], key_mask=mask, **settings),))
-    return join(call.backend.namespace, outputs)[0]
+    for batch in batches:
+        q, k = ([bounds[i] for i in batch] for bounds in (queries, keys))
+        pack = Pack(call.backend.namespace, call.problem.single, len(batch))
+        tokens = pack.gather(query, q), pack.gather(key, k), pack.gather(value, k)
+        settings |= {"scale": pack.scale(scale), "key_mask": pack.gather_mask(key_mask, k, key.ndim)}
+        outputs.append((pack.restore(attention(*tokens, **settings)),))
+    (output,) = join(call.backend.namespace, outputs)
+    return _in_order(call, output, batches, queries)
+
+
+def _batches(call: Call, form: str, queries: list[slice], keys: list[slice]) -> list[list[int]]:
+    """Return the numbers of the sequences that are attended at once: several of them where they are short and alike."""
+    problem = call.problem
+    alike: dict[tuple[int, int], list[int]] = {}
+    heads = prod(size or 1 for size in (*problem.batch, problem.heads))
+    features = n_features(problem.head_dim + 1) if form == "efficient" else 0
+    for i, pair in enumerate(zip(queries, keys, strict=True)):
+        q, k = (each.stop - each.start for each in pair)
+        alike.setdefault((q, k), []).append(i)
+    batches = []
+    for lengths, numbers in alike.items():
+        at_once = max(1, _ENTRIES_AT_ONCE // max(1, heads * max(*lengths, features)))
+        batches += [numbers[i : i + at_once] for i in range(0, len(numbers), at_once)]
+    return batches
+
+
+def _in_order(call: Call, output: Array, batches: list[list[int]], queries: list[slice]) -> Array:
+    """Return outputs whose sequences come batch by batch in the order that they have in the pack."""
+    order = list(chain.from_iterable(batches))
+    if order == sorted(order) or not output.shape[-2]:
+        return output
+    starts = dict(zip(order, accumulate((queries[i].stop - queries[i].start for i in order), initial=0), strict=False))
+    places = chain.from_iterable(range(starts[i], starts[i] + q.stop - q.start) for i, q in enumerate(queries))
+    return take(call.backend.namespace, output, list(places), output.ndim - 2)
 
 
 def _bounds(call: Call, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[list[slice], list[slice]]:

@@ -145,6 +145,10 @@ class State:
         check_combine(self, other)
         return replace(self, sums=self.sums + other.sums)
 
+    def __radd__(self, other: object) -> State:
+        """Return this state for ``0 + state``, where `sum` begins."""
+        return self if type(other) is int and other == 0 else NotImplemented
+
     def __sub__(self, other: object) -> State:
         """Return the state of the tokens of this one without those of `other`."""
         if not isinstance(other, State):

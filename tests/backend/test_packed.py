@@ -14,7 +14,7 @@ from oracle import causal, packed
 from problems import Problem, draw
 from ways import assert_way, joined, problems, several
 
-from taylorshift_core import DTypeError, OptionError, ShapeError, attention, attention_packed, explain
+from taylorshift_core import DTypeError, OptionError, ShapeError, _packed, attention, attention_packed, explain
 
 if TYPE_CHECKING:
     from conftest import Library
@@ -106,6 +106,54 @@ def test_each_sequence_is_what_it_is_alone(library: Library, dtype: str, is_caus
     alone = library.run(lambda *_: joined([attention(*part, is_causal=is_causal) for part in parts]), *arrays)
     actual = library.run(lambda *a: attention_packed(*a, cu_seqlens_q=bounds, is_causal=is_causal), *arrays)
     assert_same_bits(library, actual, alone)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("at_once", [1, 40, 1 << 16])
+@given(
+    problem=problems(),
+    pairs=st.lists(st.sampled_from([(0, 0), (0, 2), (2, 0), (1, 1), (2, 2), (3, 2)]), min_size=4, max_size=9),
+)
+@several(15)
+def test_equal_lengths_are_attended_at_once(
+    library: Library, dtype: str, form: str, at_once: int, problem: Problem, pairs: list[tuple[int, int]]
+) -> None:
+    """Many sequences of few lengths, in any order, in batches of any size."""
+    queries, keys = ([pair[i] for pair in pairs] for i in (0, 1))
+    problem = _with_lengths(problem, sum(queries), sum(keys))
+    bounds = {"cu_seqlens_q": _bounds(queries), "cu_seqlens_k": _bounds(keys)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_packed, "_ENTRIES_AT_ONCE", at_once)
+        way = lambda *arrays, **options: attention_packed(*arrays, **bounds, form=form, **options)  # noqa: E731
+        assert_way(library, dtype, way, problem, packed(queries, keys))
+
+
+def test_many_short_sequences_take_few_calls(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [3, 5, 3, 1] * 50
+    arrays = [library.to_array(x, "float32") for x in draw(Problem(600, 600, 3, 2, 4, 2))[0]]
+    calls: list[Any] = []
+    counted = lambda *a, **k: calls.append(a) or attention(*a, **k)  # type: ignore[func-returns-value]  # noqa: E731
+    monkeypatch.setattr(_packed, "attention", counted)
+    attention_packed(*arrays, cu_seqlens_q=_bounds(lengths))
+    assert [tuple(query.shape) for query, _, _ in calls] == [(100, 4, 3, 3), (50, 4, 5, 3), (50, 4, 1, 3)]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_poison_stays_in_its_sequence_among_equal_ones(library: Library, dtype: str, is_causal: bool) -> None:
+    bounds = list(range(0, 51, 5))
+    arrays = [library.to_array(x, dtype) for x in draw(Problem(50, 50, 3, 2, 4, 2))[0]]
+
+    def run(*inputs: Any) -> Any:
+        return attention_packed(*inputs, cu_seqlens_q=bounds, is_causal=is_causal)
+
+    clean, spoiled = library.run(run, *arrays), [library.exact(x) for x in arrays]
+    for x in spoiled:
+        x[:, 20:25] = np.nan
+    actual = library.run(run, *(library.to_array(x, dtype) for x in spoiled))
+    assert np.isnan(library.exact(actual)[:, 20:25]).all()
+    assert_same_bits(library, actual[:, :20, :], clean[:, :20, :])
+    assert_same_bits(library, actual[:, 25:, :], clean[:, 25:, :])
 
 
 def test_no_sequences(library: Library, dtype: str) -> None:
