@@ -55,6 +55,10 @@ class Pack:
         *leading, _, length, dim = (outputs := self._swap(outputs, 4)).shape
         return self.xp.reshape(outputs, (*leading, self.count * length, dim))
 
+    def state_sums(self, sums: Array) -> Array:
+        """Return the sums of states with an axis of the sequences before the heads, also where there is one sequence."""
+        return self.xp.expand_dims(sums, axis=sums.ndim - (2 if self.single else 3)) if self.count == 1 else sums
+
     def _swap(self, array: Array, from_end: int) -> Array:
         """Return the array with the axis so far from the end and the one behind it changed for each other."""
         if self.single:
