@@ -104,11 +104,13 @@ def _draw(curves: Curves, left: Any, right: Any) -> None:
     styles = [{"color": c, "marker": m} for c, m in zip(pictures.COLOURS, pictures.MARKERS, strict=True)]
     for style, (way, runs) in zip(styles, curves.seconds.items(), strict=False):
         left.plot(LENGTHS, [1e6 * median(runs[n]) for n in LENGTHS], label=way, **style)
-        low, high = ([1e6 * f(runs[n]) for n in LENGTHS] for f in (min, max))
+        low, high = 1e6 * np.asarray([np.percentile(runs[n], (25, 75)) for n in LENGTHS]).T
         left.fill_between(LENGTHS, low, high, color=style["color"], alpha=0.2, linewidth=0)
         right.plot(LENGTHS, [curves.kept[way][n] / 1e6 for n in LENGTHS], label=way, **style)
     sizes = f"{HEADS} heads, head_dim {HEAD_DIM}, float32"
-    pictures.label(left, f"One step of decoding: {sizes}", "tokens before", "time (µs; line: median, band: range)")
+    pictures.label(
+        left, f"One step of decoding: {sizes}", "tokens before", "time (µs; line: median, band: middle half)"
+    )
     pictures.label(right, "What is kept of the tokens before", "tokens before", "memory (MB)")
 
 
