@@ -150,13 +150,13 @@ def test_a_long_stream_is_whole_causal_attention(library: Library, mean: float) 
         for name, outputs in (("whole", whole), ("stream", actual)):
             errors[name].append(float(np.max(np.abs(outputs[:, i] - expected))))
     for name, found in errors.items():
-        assert np.all(np.asarray(found) <= 4 * eps * np.sqrt(places + 11) * largest), name
+        assert max(found) <= 4 * eps * np.sqrt(10) * largest, name  # that of the ten features: lengths average out
         early, late = (
             max(e for e, i in zip(found, places, strict=True) if a <= i < b) for a, b in ((0, 1000), (1000, length))
         )
         assert late <= early * np.sqrt(length / 1000), name
     difference = np.max(np.abs(actual - whole), axis=(0, 2))
-    assert np.all(difference <= 8 * eps * np.sqrt(np.arange(length) + 11) * largest)
+    assert np.max(difference) <= 8 * eps * np.sqrt(10) * largest
 
 
 def test_pytrees_come_apart_and_together(library: Library, dtype: str) -> None:
