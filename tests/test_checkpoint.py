@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +61,41 @@ def test_killed_at_random_points_and_resumed_is_the_same_to_the_bit(folder: Path
     subprocess.run([sys.executable, "-c", WORK, folder], stdout=subprocess.DEVNULL, check=True, timeout=60)
     np.testing.assert_array_equal(np.load(folder / "result.npy"), expected)
     assert State.load(folder / "sum").sums.tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_the_command_killed_at_random_moments_writes_the_same_bits(folder: Path) -> None:
+    """Some checkpoints after it starts, and a random time later; the same words go on each time."""
+    shutil.copy(folder / "key.npy", folder / "query.npy")
+    words = [sys.executable, "-m", "taylorshift_core", "attend"]
+    words += [*(str(folder / f"{name}.npy") for name in ("query", "key", "value")), "--tile", "100"]
+    words += ["--form", "efficient", "--force", "-o"]
+    subprocess.run([*words, folder / "whole.npy"], stdout=subprocess.DEVNULL, check=True, timeout=120)
+    words += [folder / "resumed.npy", "--checkpoint", folder / "sums"]
+    moments, sums = random.Random(1), [0.0]
+    for _ in range(6):
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL) as work:
+            for _ in range(moments.randrange(1, 5)):
+                seen = _changed(folder / "sums")
+                while _changed(folder / "sums") == seen and work.poll() is None:
+                    time.sleep(0.0005)
+            time.sleep(moments.uniform(0, 0.01))
+            work.kill()
+        for output in folder.glob("resumed.npy"):  # there is none, or a whole one
+            assert output.read_bytes() == (folder / "whole.npy").read_bytes()
+        sums.append(float(State.load(folder / "sums").token_count[0]))
+    assert sums == sorted(sums)
+    assert 0 < sums[1] < sums[-1]
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True, timeout=120)
+    assert (folder / "resumed.npy").read_bytes() == (folder / "whole.npy").read_bytes()
+
+
+def _changed(path: Path) -> int:
+    """Return when a file was last written, 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 HELD = """

@@ -51,6 +51,13 @@ def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Array
     if threads == 1 and math.prod(batch) * length <= tile:
         return loops.map_tiles(run, step, tiled, whole, tile)
     outputs = _Outputs(batch, length)
+    if 0 < 2 * length <= tile:  # short ones: several at once
+
+        def together(*own: slice) -> None:
+            outputs.write(own, step(run, *_own(tiled, own), *_own(whole, own)))
+
+        run_jobs(together, _shares(batch, tile // length), threads)
+        return outputs.arrays
 
     def job(head: tuple[int, ...], first: int, last: int) -> None:
         tiles, wholes = _head(tiled, head), _head(whole, head)
@@ -70,17 +77,32 @@ def scan_tiles(
     batch = carry.shape[:-2]
     if 0 in _batch((carry, *tiled), whole) or math.prod(batch) == 1:
         return loops.scan_tiles(run, step, carry, tiled, whole, tile)
-    outputs, carries = _Outputs(_batch((carry, *tiled), whole), tiled[0].shape[-2]), np.empty_like(carry)
+    everything, length = _batch((carry, *tiled), whole), tiled[0].shape[-2]
+    outputs, carries = _Outputs(everything, length), np.empty_like(carry)
+    threads = _threads(batch, tiled, whole)
 
-    def job(index: tuple[int, ...]) -> None:
-        own = tuple(slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(index, batch, strict=True))
+    def job(*own: slice) -> None:
+        own = tuple(slice(None) if n == 1 else part for n, part in zip(batch, own, strict=True))
         start, tiles, wholes = (_own(arrays, own) for arrays in ((carry,), tiled, whole))
         last, parts = loops.scan_tiles(run, step, start[0], tiles, wholes, tile)
         carries[own] = last
         outputs.write(own, parts)
 
-    run_jobs(job, [(index,) for index in np.ndindex(batch)], _threads(batch, tiled, whole))
+    run_jobs(job, _shares(batch, max(1, min(tile // max(1, length), math.prod(batch) // threads))), threads)
     return carries, outputs.arrays
+
+
+def _shares(batch: tuple[int, ...], at_once: int) -> list[tuple[slice, ...]]:
+    """Return the parts of leading axes that jobs take: so many places at once, of the last axes first."""
+    sizes: list[int] = []
+    for n in reversed(batch):
+        sizes.insert(0, max(1, min(n, at_once)))
+        at_once //= sizes[0]
+    counts = [-(-n // size) for n, size in zip(batch, sizes, strict=True)]
+    return [
+        tuple(slice(i * size, (i + 1) * size) for i, size in zip(index, sizes, strict=True))
+        for index in np.ndindex(*counts)
+    ]
 
 
 class _Outputs:

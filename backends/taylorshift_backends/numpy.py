@@ -16,6 +16,7 @@ from taylorshift_backends._numpy_tiles import meet_tile, read_tile, state_tile
 from taylorshift_core import Backend
 from taylorshift_core.augment import augment as augment_safely
 from taylorshift_core.features import n_features
+from taylorshift_core.masked import sum_allowed as sum_allowed_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,15 @@ def feature_tile(xp: Any, x: Array, first: int, last: int) -> Array:  # noqa: AR
     return products.reshape((*batch, (last - first) * width, length))[..., :n_rows, :]
 
 
+def sum_allowed(xp: Any, weights: Array, values: Array, allowed: Array) -> Array:
+    """Return the sums of what a mask leaves: hidden weights lose their bits, and values are looked at before they are split."""
+    if weights.itemsize > 8 or not np.isfinite(values).all():
+        return sum_allowed_safely(xp, weights, values, allowed)
+    bits = weights.view(np.dtype(f"i{weights.itemsize}"))
+    np.bitwise_and(bits, -allowed.astype(bits.dtype), out=bits)
+    return weights @ values
+
+
 def peak_memory(function: Callable[[], Array]) -> tuple[Array, int]:
     """Call `function`; return its result and the most bytes that NumPy allocated meanwhile."""
     tracemalloc.start()
@@ -96,6 +106,7 @@ BACKEND = Backend(
     meet_tile=meet_tile,
     fold_back=fold_back,
     tangent_tile=tangent_tile,
+    sum_allowed=sum_allowed,
     fold_tiles=fold_tiles,
     map_tiles=map_tiles,
     scan_tiles=scan_tiles,

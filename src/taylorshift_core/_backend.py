@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from taylorshift_core import augment, features, loops, tiles
+from taylorshift_core import augment, features, loops, masked, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +87,8 @@ class Backend:
         The products of a tile, see `taylorshift_core.tiles`.
     fold_back, tangent_tile
         Gradients and tangents of features, see `taylorshift_core.features`.
+    sum_allowed
+        ``(namespace, weights, values, allowed) -> sums`` of what a mask leaves, see `taylorshift_core.masked`.
     fold_tiles, map_tiles, scan_tiles
         The loops over tokens, see `taylorshift_core.loops`.
     differentiable
@@ -120,6 +122,7 @@ class Backend:
     meet_tile: Callable[..., Array] = tiles.meet_tile
     fold_back: Callable[..., Array] = features.fold_back
     tangent_tile: Callable[..., Array] = features.tangent_tile
+    sum_allowed: Callable[[Any, Array, Array, Array], Array] = masked.sum_allowed
     fold_tiles: Callable[..., tuple[Array, ...]] = loops.fold_tiles
     map_tiles: Callable[..., tuple[Array, ...]] = loops.map_tiles
     scan_tiles: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_tiles

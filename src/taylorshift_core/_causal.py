@@ -8,6 +8,7 @@ see each other, and a prefix is seen by all.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _direct, _efficient
@@ -18,10 +19,13 @@ from taylorshift_core.errors import OptionError
 from taylorshift_core.loops import cut, join
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taylorshift_core._run import Run
 
 Array = Any
-_CHUNK = 192  # tokens: the triangle of scores grows with it, the number of calls shrinks; best at head_dim 16 to 64
+Arrays = tuple[Array, ...]
+_CHUNK = 128  # tokens: the triangles of scores grow with it, the number of states shrinks; best at head_dim 16 to 64
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,17 @@ class Causal:
         """Return a chunk length for the efficient form, where a chunk is met by the state of all before it."""
         return self.chunk(min(tile, _CHUNK))
 
+    def even_chunk(self, length: int, tile: int) -> int:
+        """Return a chunk length, in whole blocks, that cuts so many tokens evenly, or else leaves few behind."""
+        blocks = length // self.block
+        fewest = -(-length // self.state_chunk(tile))
+        chunks = next((n for n in range(fewest, 2 * fewest) if blocks % n == 0), min(fewest, blocks))
+        return blocks // chunks * self.block
+
     def allowed(self, xp: Any, x: Array) -> Array:
         """Return which keys (columns) each query (rows) of a chunk of prepared tokens sees inside the chunk."""
-        place = xp.arange(x.shape[-1], device=device_of(x)) // self.block
+        place = xp.arange(x.shape[-1], device=device_of(x))
+        place = place if self.block == 1 else place // self.block
         return xp.expand_dims(place, axis=1) >= xp.expand_dims(place, axis=0)
 
 
@@ -131,22 +143,6 @@ def attend_efficient(
     tokens = (key, value) if mask is None else (key, value, mask)
     prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
 
-    def step(
-        run: Run, state: Array, query: Array, key: Array, value: Array, *rest: Array
-    ) -> tuple[Array, tuple[Array]]:
-        mask, scale = rest if len(rest) > 1 else (None, rest[0])
-        x, own = (
-            prepare_query(run.backend, query, scale, run.weighting),
-            prepare_key(run.backend, key, mask, run.weighting),
-        )
-        values = prepare_value(run.backend, value, mask)
-        weighted, totals = _efficient.readable(run, state, x.shape[-2])
-        own_keys = run.xp.matrix_transpose(own)
-        sums, count = _direct.meet_allowed(run, x, own_keys, values, causal.allowed(run.xp, x))
-        sums = sums + _efficient.read(run, x, weighted, totals)
-        output = divide(run, sums, count + totals[..., -1:], query)
-        return state + _efficient.state_of(run, own, values), (output,)
-
     def summed(state: Array | None, first: int, stop: int) -> Array:
         key, value, *rest = cut(tokens, first, stop)
         new = _efficient.summarise(run, key, value, *(rest or [None]))
@@ -161,15 +157,74 @@ def attend_efficient(
     state = summed(past, 0, prefix)
     outputs = seeing(0, min(prefix, query.shape[-2]), state)
     if end > prefix:
-        tiled = *cut((query,), prefix, end), *cut(tokens, prefix, end)
-        chunk = causal.state_chunk(run.plan.key_tile)
-        state, parts = run.backend.scan_tiles(run, step, state, tiled, (scale,), chunk)
+        state, parts = _scan(run, causal, state, (*cut((query,), prefix, end), *cut(tokens, prefix, end)), scale)
         outputs += parts
     seen = summed(state, end, last)
     outputs += seeing(end, query.shape[-2], seen)
     return _join(run, outputs) if outputs else _efficient.attend(run, query, seen, scale), summed(
         seen, last, key.shape[-2]
     )
+
+
+def _scan(run: Run, causal: Causal, state: Array, tiled: Arrays, scale: Array) -> tuple[Array, list[Array]]:
+    """Return the state behind tokens (query, key, value and perhaps mask) in whole blocks, and parts of their outputs."""
+    length, tile = tiled[0].shape[-2], run.plan.key_tile
+    if causal.block >= state.shape[-2]:  # a block is long enough to have a state of its own
+        return _walk(run, _attend_block, state, tiled, scale, causal.block)
+    chunk = causal.even_chunk(length, tile)
+    step, whole = partial(_attend_chunks, causal, chunk), length // chunk * chunk
+    state, parts = _walk(run, step, state, cut(tiled, 0, whole), scale, max(tile // chunk, 1) * chunk)
+    if whole == length:
+        return state, parts
+    step, rest = partial(_attend_chunks, causal, length - whole), cut(tiled, whole, length)
+    state, more = _walk(run, step, state, rest, scale, length - whole)
+    return state, parts + more
+
+
+def _walk(
+    run: Run, step: Callable[..., Any], state: Array, tiled: Arrays, scale: Array, tile: int
+) -> tuple[Array, list[Array]]:
+    state, outputs = run.backend.scan_tiles(run, step, state, tiled, (scale,), tile)
+    return state, [*outputs]
+
+
+def _attend_block(run: Run, state: Array, query: Array, key: Array, value: Array, *rest: Array) -> tuple[Array, Arrays]:
+    """Add one block, which its own queries see in full, to the state, and read it."""
+    mask, scale = rest if len(rest) > 1 else (None, rest[0])
+    state = state + _efficient.summarise(run, key, value, mask)
+    return state, (_efficient.attend(run, query, state, scale),)
+
+
+def _attend_chunks(
+    causal: Causal, chunk: int, run: Run, state: Array, query: Array, key: Array, value: Array, *rest: Array
+) -> tuple[Array, Arrays]:
+    """Attend several chunks side by side, on an axis of their own: each to itself, and to the state before it."""
+    xp, backend, (*masks, scale) = run.xp, run.backend, rest
+    query, key, value, *masks = (_stand_side_by_side(xp, array, chunk) for array in (query, key, value, *masks))
+    mask = masks[0] if masks else None
+    own, values = prepare_key(backend, key, mask, run.weighting), prepare_value(backend, value, mask)
+    befores, state = _running_sums(xp, state, _efficient.state_of(run, own, values))
+    x = prepare_query(backend, query, xp.expand_dims(scale, axis=scale.ndim - 2), run.weighting)
+    sums, count = _direct.meet_allowed(run, x, xp.matrix_transpose(own), values, causal.allowed(xp, x))
+    weighted, totals = _efficient.readable(run, befores, x.shape[-2])
+    sums = sums + _efficient.read(run, x, weighted, totals)
+    output = divide(run, sums, count + totals[..., -1:], query)
+    return state, (xp.reshape(output, (*output.shape[:-3], output.shape[-3] * chunk, output.shape[-1])),)
+
+
+def _stand_side_by_side(xp: Any, tokens: Array, chunk: int) -> Array:
+    """Return (..., length, columns) as (..., chunks, chunk, columns)."""
+    *leading, length, columns = tokens.shape
+    return xp.reshape(tokens, (*leading, length // chunk, chunk, columns))
+
+
+def _running_sums(xp: Any, state: Array, parts: Array) -> tuple[Array, Array]:
+    """Return the states before each of (..., chunks, D, columns), and the one behind all."""
+    befores = []
+    for i in range(parts.shape[-3]):
+        befores.append(state)
+        state = state + parts[..., i, :, :]
+    return xp.stack(befores, axis=state.ndim - 2), state
 
 
 def _join(run: Run, outputs: list[Array]) -> Array:

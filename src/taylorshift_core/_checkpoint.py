@@ -11,7 +11,7 @@ from taylorshift_core import _state_file
 from taylorshift_core._kinds import refuse_differences, weightings
 from taylorshift_core._namespace import device_of
 from taylorshift_core._registry import backend_of
-from taylorshift_core._state import State, settings_of, state_of_settings
+from taylorshift_core._state import State
 
 if TYPE_CHECKING:
     import os
@@ -53,7 +53,8 @@ class Checkpoint:
         if not self.path.exists():
             return None, 0
         sums, settings, notes = _state_file.read(self.path)
-        state = state_of_settings(backend_of(chunk=like).from_numpy(sums, device=device_of(like)), settings)
+        received = backend_of(chunk=like).from_numpy(sums, device=device_of(like))
+        state = State(received, settings["head_dim"], _state_file.weighting_of(settings))
         pairs = weightings(state.weighting, self.weighting) | {
             "chunk_length": (notes.get("chunk_length"), self.chunk_length),
             "key_length": (notes.get("key_length"), self.key_length),
@@ -71,4 +72,4 @@ class Checkpoint:
             "first_chunk": self.first_chunk,
         }
         sums = backend_of(state=state.sums).to_numpy(state.sums)
-        _state_file.write(self.path, sums, settings_of(state), notes, overwrite=True)
+        _state_file.write(self.path, sums, _state_file.settings_of(state), notes, overwrite=True)

@@ -97,12 +97,12 @@ def meet(run: Run, x: Array, keys: Array, values: Array) -> Array:
 def meet_allowed(run: Run, x: Array, keys: Array, values: Array, allowed: Array) -> tuple[Array, Array]:
     """Return the weighted sums and counts of a tile of prepared queries over the keys that `allowed` lets each see."""
     xp = run.xp
-    weights = squared_scores(xp, xp.matrix_transpose(x), keys) + run.weighting.gamma
-    weights, ones = xp.where(allowed, weights, xp.zeros_like(weights)), xp.astype(allowed, values.dtype)
-    finite = xp.isfinite(values)  # zero times NaN is NaN: sum without them, and spoil only who sees them
-    spoiled = xp.matmul(ones, xp.where(finite, xp.zeros_like(values), xp.ones_like(values))) > 0
-    sums = xp.matmul(weights, xp.where(finite, values, xp.zeros_like(values)))
-    return xp.where(spoiled, xp.full_like(sums, xp.nan), sums), xp.matmul(ones, values[..., -1:])
+    weights = squared_scores(xp, xp.matrix_transpose(x), keys)
+    weights += run.weighting.gamma
+    sums = run.backend.sum_allowed(xp, weights, values, allowed)
+    if not run.mean_size_one:  # who divides by the weights alone does not need to know how many keys there were
+        return sums, xp.zeros_like(sums[..., -1:])
+    return sums, xp.matmul(xp.astype(allowed, values.dtype), values[..., -1:])
 
 
 def matrix(run: Run, query: Array, key: Array, mask: Array | None, scale: Array) -> Array:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from dataclasses import replace
+from itertools import accumulate, chain, pairwise
+from math import prod
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._attention import attention
 from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._checks import is_array
+from taylorshift_core._pack import Pack, take
 from taylorshift_core._registry import backend_of
 from taylorshift_core.errors import DTypeError, ShapeError
+from taylorshift_core.features import n_features
 from taylorshift_core.loops import join
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taylorshift_core._call import Call
+    from taylorshift_core._state import State
 
 Array = Any
+_ENTRIES_AT_ONCE = 1 << 16  # tokens of all heads: enough to make calls rare, and little memory
 
 
 def attention_packed(
@@ -37,7 +43,8 @@ def attention_packed(
     is_causal: bool = False,
     block_causal: int | None = None,
     prefix_length: int = 0,
-) -> Array:
+    return_state: bool = False,
+) -> Any:
     """Return the attention of each sequence to itself, or to its own keys, for sequences packed end to end.
 
     Parameters
@@ -59,11 +66,15 @@ def attention_packed(
         with the last key instead; that is the same where the lengths are equal.)
     scale, normalise, coefficients, key_mask, normalise_output
         As in `attention`.
+    return_state
+        Return ``(output, state)``: the states of all sequences in one State, on an axis before the heads,
+        ``state.sums`` of shape (..., n_sequences, kv_heads, D, value_dim + 1). A `Decoder` goes on from it with a batch
+        of one token a sequence.
 
     Returns
     -------
     array, shape (..., heads, total_queries, value_dim)
-        Zeros for queries of a sequence without keys.
+        Zeros for queries of a sequence without keys. With `return_state`, a pair of it and a State.
 
     Raises
     ------
@@ -73,7 +84,7 @@ def attention_packed(
     Notes
     -----
     Costs what `attention` costs for each sequence: the work grows with the sum of the lengths, never with the longest
-    times the number of sequences. What stands in one sequence, NaN included, cannot reach another.
+    times the number of sequences. Short sequences of equal lengths are attended in one call. What stands in one sequence, NaN included, cannot reach another.
 
     Examples
     --------
@@ -89,11 +100,61 @@ def attention_packed(
     queries, keys = _bounds(call, cu_seqlens_q, cu_seqlens_k)
     settings |= {"form": form, "normalise_output": normalise_output, "is_causal": is_causal}
     settings |= {"block_causal": block_causal, "prefix_length": prefix_length}
-    outputs = []
-    for q, k in zip(queries, keys, strict=True):
-        mask = None if key_mask is None else key_mask[..., k]
-        outputs.append((attention(query[..., q, :], key[..., k, :], value[..., k, :], key_mask=mask, **settings),))
-    return join(call.backend.namespace, outputs)[0]
+    settings |= {"return_state": return_state}
+    batches = _batches(call, queries, keys, features=form == "efficient" or return_state)
+    outputs, states = [], []
+    for batch in batches:
+        q, k = ([bounds[i] for i in batch] for bounds in (queries, keys))
+        pack = Pack(call.backend.namespace, call.problem.single, len(batch))
+        tokens = pack.gather(query, q), pack.gather(key, k), pack.gather(value, k)
+        settings |= {"scale": pack.scale(scale), "key_mask": pack.gather_mask(key_mask, k, key.ndim)}
+        output = attention(*tokens, **settings)
+        if return_state:
+            output, state = output
+            states.append(replace(state, sums=pack.state_sums(state.sums)))
+        outputs.append((pack.restore(output),))
+    (joined,) = join(call.backend.namespace, outputs)
+    joined = _in_order(call, joined, batches, queries)
+    return (joined, _states_in_order(call, states, batches)) if return_state else joined
+
+
+def _batches(call: Call, queries: list[slice], keys: list[slice], *, features: bool) -> list[list[int]]:
+    """Return the numbers of the sequences that are attended at once: several of them where they are short and alike.
+
+    With `features` each of them has a state, which counts as long as it is.
+    """
+    problem = call.problem
+    alike: dict[tuple[int, int], list[int]] = {}
+    heads = prod(size or 1 for size in (*problem.batch, problem.heads))
+    least = n_features(problem.head_dim + 1) if features else 1
+    for i, pair in enumerate(zip(queries, keys, strict=True)):
+        q, k = (each.stop - each.start for each in pair)
+        alike.setdefault((q, k), []).append(i)
+    batches = []
+    for lengths, numbers in alike.items():
+        at_once = max(1, _ENTRIES_AT_ONCE // (heads * max(*lengths, least)))
+        batches += [numbers[i : i + at_once] for i in range(0, len(numbers), at_once)]
+    return batches
+
+
+def _in_order(call: Call, output: Array, batches: list[list[int]], queries: list[slice]) -> Array:
+    """Return outputs whose sequences come batch by batch in the order that they have in the pack."""
+    order = list(chain.from_iterable(batches))
+    if order == sorted(order) or not output.shape[-2]:
+        return output
+    starts = dict(zip(order, accumulate((queries[i].stop - queries[i].start for i in order), initial=0), strict=False))
+    places = chain.from_iterable(range(starts[i], starts[i] + q.stop - q.start) for i, q in enumerate(queries))
+    return take(call.backend.namespace, output, list(places), output.ndim - 2)
+
+
+def _states_in_order(call: Call, states: list[State], batches: list[list[int]]) -> State:
+    """Return the states of all sequences as one, in the order that they have in the pack."""
+    xp, order = call.backend.namespace, list(chain.from_iterable(batches))
+    axis = states[0].sums.ndim - (3 if call.problem.single else 4)
+    sums = states[0].sums if len(states) == 1 else xp.concat([state.sums for state in states], axis=axis)
+    if order != sorted(order):
+        sums = take(xp, sums, sorted(range(len(order)), key=order.__getitem__), axis)
+    return replace(states[0], sums=sums)
 
 
 def _bounds(call: Call, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[list[slice], list[slice]]:

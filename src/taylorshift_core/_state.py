@@ -107,7 +107,8 @@ class State:
         from taylorshift_core import _state_file  # noqa: PLC0415  files are rare, and their modules slow to import
 
         sums, settings, _ = _state_file.read(path)
-        return state_of_settings(_received(load_backend(backend), sums, device), settings)
+        weighting = _state_file.weighting_of(settings)
+        return cls(_received(load_backend(backend), sums, device), settings["head_dim"], weighting)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the state to a .safetensors file, whole or not at all: arrays and settings, nothing to execute.
@@ -120,7 +121,7 @@ class State:
         from taylorshift_core import _state_file  # noqa: PLC0415  as in load
 
         sums = backend_of(state=self.sums).to_numpy(self.sums)
-        _state_file.write(path, sums, settings_of(self), overwrite=overwrite)
+        _state_file.write(path, sums, _state_file.settings_of(self), overwrite=overwrite)
 
     def to(self, backend: str, *, device: Any = None) -> State:
         """Return this state as an array of another library or device, by way of NumPy."""
@@ -135,8 +136,7 @@ class State:
     @property
     def value_dim(self) -> int:
         """Entries of a value."""
-        width: int = self.sums.shape[-1]
-        return width - 1
+        return int(self.sums.shape[-1]) - 1
 
     def __add__(self, other: object) -> State:
         """Return the state of the tokens of both."""
@@ -144,6 +144,10 @@ class State:
             return NotImplemented
         check_combine(self, other)
         return replace(self, sums=self.sums + other.sums)
+
+    def __radd__(self, other: object) -> State:
+        """Return this state for ``0 + state``, where `sum` begins."""
+        return self if type(other) is int and other == 0 else NotImplemented
 
     def __sub__(self, other: object) -> State:
         """Return the state of the tokens of this one without those of `other`."""
@@ -211,8 +215,8 @@ class State:
         with call.backend.scope(query):
             readable = _efficient.readable(run, _prepare.group_key(xp, self._cleared().sums), self.head_dim + 1)
             whole = (*readable, _prepare.group_scale(call, scale))
-            queries = (_prepare.group_query(xp, query, call.problem),)
-            (sums,) = run.backend.map_tiles(run, _read, queries, whole, run.plan.query_tile)
+            tiled = (_prepare.group_query(xp, query, call.problem),)
+            (sums,) = run.backend.map_tiles(run, _read, tiled, whole, run.plan.query_tile)
             return _prepare.ungroup(xp, sums, call.problem)
 
     def attend(self, query: Array, *, scale: float | Array | None = None, normalise_output: bool = False) -> Array:
@@ -235,8 +239,9 @@ class State:
         run = Run(call.backend, call.plan("efficient"), self.weighting, normalise_output)
         with call.backend.scope(query):
             queries, sums = _prepare.group_query(xp, query, call.problem), _prepare.group_key(xp, self._cleared().sums)
-            output = _efficient.attend(run, queries, sums, _prepare.group_scale(call, scale))
-            return _prepare.ungroup(xp, output, call.problem)
+            return _prepare.ungroup(
+                xp, _efficient.attend(run, queries, sums, _prepare.group_scale(call, scale)), call.problem
+            )
 
     def _check(self, query: Array, scale: float | Array | None) -> Call:
         _checks.check_scale_number(scale)
@@ -267,22 +272,6 @@ class State:
 def _read(run: Run, query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
     x = _prepare.prepare_query(run.backend, query, scale, run.weighting)
     return (_efficient.read(run, x, weighted, totals),)
-
-
-def settings_of(state: State) -> dict[str, Any]:
-    """Return what a state knows beside its sums, in numbers and words."""
-    weighting = state.weighting
-    return {
-        "head_dim": state.head_dim,
-        "beta": weighting.beta,
-        "gamma": weighting.gamma,
-        "normalise": weighting.normalise,
-    }
-
-
-def state_of_settings(sums: Array, settings: dict[str, Any]) -> State:
-    weighting = _checks.Weighting(settings["beta"], settings["gamma"], settings["normalise"])
-    return State(sums, settings["head_dim"], weighting)
 
 
 def _received(backend: Backend, sums: Any, device: Any) -> Array:

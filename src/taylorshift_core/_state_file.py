@@ -10,10 +10,14 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from taylorshift_core._checks import Weighting
 from taylorshift_core._registry import load_backend
 from taylorshift_core.errors import OptionError, StateFileError
+
+if TYPE_CHECKING:
+    from taylorshift_core._state import State
 
 FORMAT, VERSION = "taylorshift_core.State", "1"
 _ARRAY = "sums"
@@ -107,3 +111,19 @@ def _checksum(metadata: dict[str, str], array: dict[str, Any], data: bytes) -> s
 def _refused(path: str | os.PathLike[str], found: str) -> StateFileError:
     msg = f"{os.fspath(path)} must be a whole file that State.save wrote; got {found}. Save the state again."
     return StateFileError(msg)
+
+
+def settings_of(state: State) -> dict[str, Any]:
+    """Return what a state knows beside its sums, in numbers and words."""
+    weighting = state.weighting
+    return {
+        "head_dim": state.head_dim,
+        "beta": weighting.beta,
+        "gamma": weighting.gamma,
+        "normalise": weighting.normalise,
+    }
+
+
+def weighting_of(settings: dict[str, Any]) -> Weighting:
+    """Return the weighting among the settings of a state."""
+    return Weighting(settings["beta"], settings["gamma"], settings["normalise"])

@@ -119,6 +119,5 @@ def _below(xp: Any, x: Array, rows: int) -> Array:
 
 def apply_multiplicity(xp: Any, state: Array, width: int) -> Array:
     """Return the state, shape (..., features, columns), with each row times its multiplicity."""
-    if width == 1:
-        return state
-    return xp.concat([state[..., :width, :], 2 * state[..., width:, :]], axis=state.ndim - 2)
+    ones = xp.ones_like(state[..., :1])
+    return state * xp.concat([ones[..., :width, :], 2 * ones[..., width:, :]], axis=state.ndim - 2)

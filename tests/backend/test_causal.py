@@ -96,6 +96,39 @@ def test_blocks_prefixes_and_a_past(
 
 
 @each_form
+@pytest.mark.parametrize("length", [127, 128, 129, 256, 257, 383, 640])
+def test_lengths_around_real_chunks(library: Library, dtype: str, form: str, length: int) -> None:
+    """Tiles as they are planned: several chunks side by side, one more or less, a prime number of tokens."""
+    way = lambda *arrays, **options: attention(*arrays, form=form, is_causal=True, **options)  # noqa: E731
+    problem = Problem(length, length, 3, 2, 4, 2, key_mask="batch, heads", normalise_output=True, scale="per head")
+    assert_way(library, dtype, way, problem, causal(length, length))
+
+
+@pytest.mark.parametrize("block", [10, 15, 64])
+@pytest.mark.parametrize("past", [0, 5])
+def test_blocks_with_a_state_of_their_own(library: Library, dtype: str, block: int, past: int) -> None:
+    """From 10 tokens on, as many as a state of head_dim 3 has rows, a block is summed before it is read."""
+    length = 130
+    before = rounded(library, dtype, Problem(1, past, 3, 2, 4, 2, key_mask="keys"), seed=1)[0][1:]
+
+    def way(query: Any, key: Any, value: Any, **options: Any) -> Any:
+        state = summarise(*before) if past else None
+        return attention(query, key, value, block_causal=block, form="efficient", state=state, **options)
+
+    inputs, _ = rounded(library, dtype, Problem(length, length, 3, 2, 4, 2))
+    actual = library.run(way, *inputs)
+    q, k, v, *first = (library.exact(x) for x in (*inputs, *before))
+    keys, values = (np.concatenate(pair, axis=-2) for pair in zip(first, (k, v), strict=True))
+    expected = attention_oracle(
+        q,
+        keys,
+        values,
+        allowed=causal(length, length + past, past=past, block=block) | (np.arange(length + past) < past),
+    )
+    assert_matches(library, dtype, actual, expected, terms=length + 10, reference=float(np.max(np.abs(values))))
+
+
+@each_form
 def test_causal_by_hand(library: Library, dtype: str, form: str) -> None:
     """Unit scores 1, 0, -1 weigh 5/2, 1 and 1/2; the query sees one key more in each row."""
     query, key, value = np.asarray([[2.0, 0.0]] * 3), np.asarray([[3.0, 0.0], [0.0, 5.0], [-1.0, 0.0]]), np.eye(3)

@@ -9,7 +9,7 @@ import pytest
 from compare import assert_kind, assert_matches, assert_same_bits, eps_of
 from oracle import attention_oracle, causal
 from problems import Problem, draw
-from ways import joined
+from ways import joined, long_stream, stepped
 
 from taylorshift_core import Decoder, OptionError, ShapeError, State, attention, summarise
 from taylorshift_core.pytrees import CLASSES
@@ -127,6 +127,36 @@ def test_errors_do_not_grow_with_the_stream(library: Library) -> None:
     budget = 4 * eps_of(library, "float32") * np.sqrt(10) * np.max(np.abs(v))  # that of ten terms, at any length
     assert np.max(errors) <= budget
     assert np.sqrt(np.mean(errors[500:] ** 2)) <= np.sqrt(np.mean(errors[:100] ** 2)) * np.sqrt(10)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_a_long_stream_is_whole_causal_attention(library: Library, mean: float) -> None:
+    """100 000 tokens in float32, most of them in steps of many: as exact as the whole sequence, early and late.
+
+    Values around 1 are the hard case: sums grow with the length and each addition rounds, so that errors may grow, but
+    no faster than sqrt(n).
+    """
+    length = long_stream(100_000)
+    query, key, value = (x.astype(np.float32) for x in draw(Problem(length, length, 3, 2, 1, 1))[0])
+    tokens = [library.to_array(x, "float32") for x in (query, key, value + np.float32(mean))]
+    whole = library.exact(library.run(attention, *tokens, is_causal=True, form="efficient"))
+    actual = library.exact(stepped(Decoder(tail=7), (1, 1, 498, 1, 1999))(*tokens))
+    q, k, v = (library.exact(x) for x in tokens)
+    largest, eps = float(np.max(np.abs(v))), eps_of(library, "float32")
+    places = np.unique(np.geomspace(1, length, 60).astype(int)) - 1
+    errors = {"whole": [], "stream": []}
+    for i in places:
+        expected = attention_oracle(q[:, i : i + 1], k[:, : i + 1], v[:, : i + 1])[:, 0]
+        for name, outputs in (("whole", whole), ("stream", actual)):
+            errors[name].append(float(np.max(np.abs(outputs[:, i] - expected))))
+    for name, found in errors.items():
+        assert max(found) <= 4 * eps * np.sqrt(10) * largest, name  # that of the ten features: lengths average out
+        early, late = (
+            max(e for e, i in zip(found, places, strict=True) if a <= i < b) for a, b in ((0, 1000), (1000, length))
+        )
+        assert late <= early * np.sqrt(length / 1000), name
+    difference = np.max(np.abs(actual - whole), axis=(0, 2))
+    assert np.max(difference) <= 8 * eps * np.sqrt(10) * largest
 
 
 def test_pytrees_come_apart_and_together(library: Library, dtype: str) -> None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from compare import assert_same_bits
+from compare import assert_matches, assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import causal, packed
+from oracle import attention_oracle, causal, packed
 from problems import Problem, draw
 from ways import assert_way, joined, problems, several
 
-from taylorshift_core import DTypeError, OptionError, ShapeError, attention, attention_packed, explain
+from taylorshift_core import Decoder, DTypeError, OptionError, ShapeError, _packed, attention, attention_packed, explain
 
 if TYPE_CHECKING:
     from conftest import Library
@@ -106,6 +106,88 @@ def test_each_sequence_is_what_it_is_alone(library: Library, dtype: str, is_caus
     alone = library.run(lambda *_: joined([attention(*part, is_causal=is_causal) for part in parts]), *arrays)
     actual = library.run(lambda *a: attention_packed(*a, cu_seqlens_q=bounds, is_causal=is_causal), *arrays)
     assert_same_bits(library, actual, alone)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("at_once", [1, 40, 1 << 16])
+@given(
+    problem=problems(),
+    pairs=st.lists(st.sampled_from([(0, 0), (0, 2), (2, 0), (1, 1), (2, 2), (3, 2)]), min_size=4, max_size=9),
+)
+@several(15)
+def test_equal_lengths_are_attended_at_once(
+    library: Library, dtype: str, form: str, at_once: int, problem: Problem, pairs: list[tuple[int, int]]
+) -> None:
+    """Many sequences of few lengths, in any order, in batches of any size."""
+    queries, keys = ([pair[i] for pair in pairs] for i in (0, 1))
+    problem = _with_lengths(problem, sum(queries), sum(keys))
+    bounds = {"cu_seqlens_q": _bounds(queries), "cu_seqlens_k": _bounds(keys)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_packed, "_ENTRIES_AT_ONCE", at_once)
+        way = lambda *arrays, **options: attention_packed(*arrays, **bounds, form=form, **options)  # noqa: E731
+        assert_way(library, dtype, way, problem, packed(queries, keys))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("lengths", [[3, 5, 3, 0, 1, 3, 5], [4, 4], [6]])
+@pytest.mark.parametrize("heads", [(4, 2), None])
+def test_a_pack_is_decoded_on_as_a_batch(
+    library: Library, dtype: str, form: str, lengths: list[int], heads: tuple[int, int] | None
+) -> None:
+    """The states of all sequences come back in the order of the pack; each goes on with a token of its own."""
+    n, total = len(lengths), sum(lengths)
+    arrays = draw(Problem(total, total, 3, 2, *(heads or (1, 1)), key_mask="keys"))
+    more = draw(Problem(n, n, 3, 2, *(heads or (1, 1))), seed=1)[0]
+    here = [library.to_array(x if heads else x[0], dtype) for x in (*arrays[0], *more)]
+    mask = library.to_array(arrays[1]["key_mask"])
+
+    def run(*inputs: Any) -> Any:
+        bounds = {"cu_seqlens_q": _bounds(lengths), "is_causal": True, "form": form}
+        _, state = attention_packed(*inputs[:3], **bounds, key_mask=mask, return_state=True)
+        xp = library.namespace
+        step = [xp.expand_dims(x, axis=x.ndim - 1) for x in inputs[3:]]  # (heads, sequences, 1, dim)
+        step = [xp.permute_dims(x, (1, 0, 2, 3)) for x in step] if heads else step
+        output, _ = Decoder(state).step(*step)
+        return output
+
+    actual = library.run(run, *here)
+    parts = [[library.exact(x)[..., slice(*pair), :] for x in here[:3]] for pair in pairwise(_bounds(lengths))]
+    masks = [library.exact(mask)[slice(*pair)] for pair in pairwise(_bounds(lengths))]
+    expected = []
+    for i, ((_, key, value), of_keys) in enumerate(zip(parts, masks, strict=True)):
+        query, *new = (library.exact(x)[..., i : i + 1, :] for x in here[3:])
+        both = (np.concatenate(pair, axis=-2) for pair in zip((key, value), new, strict=True))
+        expected.append(attention_oracle(query, *both, key_mask=np.append(of_keys, True)))
+    reference = max(float(np.max(np.abs(library.exact(x)))) for x in (here[2], here[5]))
+    assert_matches(library, dtype, actual, np.stack(expected), terms=20, reference=reference)
+
+
+def test_many_short_sequences_take_few_calls(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [3, 5, 3, 1] * 50
+    arrays = [library.to_array(x, "float32") for x in draw(Problem(600, 600, 3, 2, 4, 2))[0]]
+    calls: list[Any] = []
+    counted = lambda *a, **k: calls.append(a) or attention(*a, **k)  # type: ignore[func-returns-value]  # noqa: E731
+    monkeypatch.setattr(_packed, "attention", counted)
+    attention_packed(*arrays, cu_seqlens_q=_bounds(lengths))
+    assert [tuple(query.shape) for query, _, _ in calls] == [(100, 4, 3, 3), (50, 4, 5, 3), (50, 4, 1, 3)]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_poison_stays_in_its_sequence_among_equal_ones(library: Library, dtype: str, is_causal: bool) -> None:
+    bounds = list(range(0, 51, 5))
+    arrays = [library.to_array(x, dtype) for x in draw(Problem(50, 50, 3, 2, 4, 2))[0]]
+
+    def run(*inputs: Any) -> Any:
+        return attention_packed(*inputs, cu_seqlens_q=bounds, is_causal=is_causal)
+
+    clean, spoiled = library.run(run, *arrays), [library.exact(x) for x in arrays]
+    for x in spoiled:
+        x[:, 20:25] = np.nan
+    actual = library.run(run, *(library.to_array(x, dtype) for x in spoiled))
+    assert np.isnan(library.exact(actual)[:, 20:25]).all()
+    assert_same_bits(library, actual[:, :20, :], clean[:, :20, :])
+    assert_same_bits(library, actual[:, 25:, :], clean[:, 25:, :])
 
 
 def test_no_sequences(library: Library, dtype: str) -> None:

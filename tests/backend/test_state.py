@@ -139,6 +139,16 @@ def test_a_state_of_no_tokens(library: Library, dtype: str, leading: tuple[int, 
     assert_same_bits(library, library.run(lambda k, v: empty.add(k, v).sums, key, value), summarise(key, value).sums)
 
 
+def test_states_can_be_summed_by_sum(library: Library, dtype: str) -> None:
+    _, key, value = _arrays(library, dtype)
+    states = [summarise(key, value), summarise(value, value, coefficients=(0.5, 1.0, 1.0)), summarise(key, value)]
+    assert_same_bits(library, sum(states[::2]).sums, (states[0] + states[2]).sums)  # type: ignore[union-attr]
+    with pytest.raises(OptionError, match="head_dim"):
+        sum(states)
+    with pytest.raises(TypeError):
+        1 + states[0]  # type: ignore[operator]
+
+
 def test_nothing_changes_a_state(library: Library, dtype: str) -> None:
     _, key, value = _arrays(library, dtype)
     state = summarise(key, value)
