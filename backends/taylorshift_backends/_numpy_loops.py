@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends._numpy_threads import n_threads, run_jobs
+from taylorshift_backends._numpy_threads import n_threads, one_thread_each, run_jobs
 from taylorshift_core import loops
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def scan_tiles(
     """Walk along the tiles of each head in order; what shares a carry (its axes of size 1) walks together."""
     batch = carry.shape[:-2]
     if 0 in _batch((carry, *tiled), whole) or math.prod(batch) == 1:
-        return loops.scan_tiles(run, step, carry, tiled, whole, tile)
+        with one_thread_each():
+            return loops.scan_tiles(run, step, carry, tiled, whole, tile)
     outputs, carries = _Outputs(_batch((carry, *tiled), whole), tiled[0].shape[-2]), np.empty_like(carry)
 
     def job(index: tuple[int, ...]) -> None:
@@ -81,6 +82,28 @@ def scan_tiles(
 
     run_jobs(job, [(index,) for index in np.ndindex(batch)], _threads(batch, tiled, whole))
     return carries, outputs.arrays
+
+
+def scan_sums(
+    run: Run, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
+) -> tuple[Array, Arrays]:
+    """Walk along the tiles of each head; where heads are few, shares of the tokens side by side, the others from zeros."""
+    batch, length = _batch((carry, *tiled), whole), tiled[0].shape[-2]
+    threads = _threads(batch, tiled, whole)
+    pieces = _pieces(length, tile, threads, math.prod(batch))
+    if len(pieces) == 1 or math.prod(batch) >= threads:
+        return scan_tiles(run, step, carry, tiled, whole, tile)
+    outputs = _Outputs(batch, length)
+
+    def job(first: int, last: int) -> Array:
+        total = carry if first == 0 else np.zeros_like(carry)
+        for start in range(first, last, tile):
+            stop = min(start + tile, last)
+            total, parts = step(run, total, *loops.cut(tiled, start, stop), *whole)
+            outputs.write((..., slice(start, stop), slice(None)), parts)
+        return total
+
+    return np.sum(run_jobs(job, pieces, threads), axis=0), outputs.arrays
 
 
 class _Outputs:

@@ -9,7 +9,7 @@ import array_api_compat.numpy
 import numpy as np
 
 from taylorshift_backends._numpy_gradients import fold_back, tangent_tile
-from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_tiles
+from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_sums, scan_tiles
 from taylorshift_backends._numpy_memory import aligned, buffer
 from taylorshift_core import Backend
 from taylorshift_core.augment import augment as augment_safely
@@ -92,6 +92,7 @@ BACKEND = Backend(
     fold_tiles=fold_tiles,
     map_tiles=map_tiles,
     scan_tiles=scan_tiles,
+    scan_sums=scan_sums,
     scope=quiet,
     refuse=refuse,
     peak_memory=peak_memory,

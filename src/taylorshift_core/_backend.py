@@ -82,7 +82,7 @@ class Backend:
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
     fold_back, tangent_tile
         Gradients and tangents of features, see `taylorshift_core.features`.
-    fold_tiles, map_tiles, scan_tiles
+    fold_tiles, map_tiles, scan_tiles, scan_sums
         The loops over tokens, see `taylorshift_core.loops`.
     differentiable
         ``(evaluation, operands) -> results``: evaluates so that the library's own automatic differentiation finds the
@@ -114,6 +114,7 @@ class Backend:
     fold_tiles: Callable[..., tuple[Array, ...]] = loops.fold_tiles
     map_tiles: Callable[..., tuple[Array, ...]] = loops.map_tiles
     scan_tiles: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_tiles
+    scan_sums: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_sums
     differentiable: Callable[[Any, Any], tuple[Array, ...]] = _not_recorded
     no_gradients: str | None = None
     scope: Callable[[Array], AbstractContextManager[object]] = _no_scope
