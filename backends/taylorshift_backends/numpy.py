@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat.numpy
 import numpy as np
 
-from taylorshift_backends._numpy_gradients import fold_back, tangent_tile
+from taylorshift_backends._numpy_gradients import augment_back, fold_back, tangent_tile
 from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_sums, scan_tiles
 from taylorshift_backends._numpy_memory import aligned, buffer
 from taylorshift_core import Backend
@@ -86,6 +86,7 @@ BACKEND = Backend(
     namespace=array_api_compat.numpy,
     batch_at_once=False,
     augment=augment,
+    augment_back=augment_back,
     feature_tile=feature_tile,
     fold_back=fold_back,
     tangent_tile=tangent_tile,

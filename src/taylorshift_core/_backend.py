@@ -78,6 +78,8 @@ class Backend:
         ``array -> array``: lays an array out in memory as it is indexed.
     augment
         Normalises and augments a tile, see `taylorshift_core.augment.augment`.
+    augment_back
+        Gradients of that, see `taylorshift_core.augment.augment_back`.
     feature_tile
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
     fold_back, tangent_tile
@@ -107,6 +109,7 @@ class Backend:
     tile_bytes: int = 1 << 20
     batch_at_once: bool = True
     pack: Callable[[Array], Array] = _as_it_is
+    augment_back: Callable[..., tuple[Array, Array]] = augment.augment_back
     augment: Callable[..., Array] = augment.augment
     feature_tile: Callable[..., Array] = features.feature_tile
     fold_back: Callable[..., Array] = features.fold_back
