@@ -1,4 +1,4 @@
-"""Gradients and tangents of features for NumPy: sliding windows over the rows, multiplied and added up in one pass."""
+"""Gradients and tangents of tiles for NumPy: sliding windows over the rows, multiplied and added up in one pass."""
 
 from __future__ import annotations
 
@@ -11,31 +11,60 @@ from taylorshift_backends._numpy_memory import aligned, buffer
 Array = Any
 
 
+def augment_back(
+    xp: Any,  # noqa: ARG001  the namespace is NumPy
+    tokens: Array,
+    units: Array,
+    cotangent: Array,
+    factor: Array | None,
+    *,
+    normalise: bool,
+) -> tuple[Array, Array]:
+    """Return the gradients to rows and to their scale, see `taylorshift_core.augment.augment_back`."""
+    units, cotangent = units[..., :-1, :], cotangent[..., :-1, :]
+    along = np.einsum("...dt,...dt->...t", units, cotangent)[..., None, :]
+    if normalise:
+        rows = buffer("rows", units.shape, units.dtype)
+        rows[...] = np.swapaxes(tokens, -1, -2)
+        length = np.einsum("...dt,...dt->...t", rows, units)[..., None, :]
+        length[length == 0] = np.inf
+        factor = (1 if factor is None else factor) / length
+        cotangent = cotangent - np.multiply(units, along)
+        cotangent *= factor
+    elif factor is not None:
+        cotangent = cotangent * factor
+    return np.swapaxes(cotangent, -1, -2), np.swapaxes(along, -1, -2)
+
+
 def fold_back(xp: Any, x: Array, cotangent: Array, first: int, last: int) -> Array:  # noqa: ARG001  it is NumPy's
     """Return the gradient of ``sum(cotangent * feature_tile(xp, x, first, last))`` to `x`.
 
-    Each feature is a product of a near and a far row. What goes back to the near rows stands in columns of offsets; what
-    goes back to the far ones stands in diagonals, which are columns too of a view whose rows are one shorter.
+    Each feature is a product of a near and a far row. What goes back to the near rows is one sum over windows of them;
+    what goes back to the far ones is added up offset by offset, each a row further down.
     """
     width, length = x.shape[-2:]
     half = 2 * (last - 1) == width
     count = last - first - half
-    result = aligned((*cotangent.shape[:-2], width, length), x.dtype)
-    result[...] = 0
+    leading = cotangent.shape[:-2]
+    around = aligned((*leading, 2 * width, length), x.dtype)
+    near = around[..., :width, :]
+    blocks = cotangent[..., : count * width, :].reshape((*leading, count, width, length))
     if count:
-        far = _windows(_rows_around(x, first, first + count - 1), (count, width), 1)
-        blocks = cotangent[..., : count * width, :].reshape((*cotangent.shape[:-2], count, width, length))
-        np.einsum("...oit,...oit->...it", blocks, far, out=result)
-        longer = width + count - 1
-        near = _windows(_rows_padded(x, count - 1), (count, longer), -1)
-        diagonals = np.einsum("...oit,...oit->...it", _windows(cotangent, (count, longer), width - 1), near)
-        result[..., first:, :] += diagonals[..., : width - first, :]
-        result[..., : first + count - 1, :] += diagonals[..., width - first :, :]
+        windows = _windows(_rows_around(x, first, first + count - 1), count, width)
+        np.einsum("...oit,...oit->...it", blocks, windows, out=near)
+    else:
+        near[...] = 0
+    around[..., width:, :] = 0
+    products = buffer("products", near.shape, x.dtype)
+    for i in range(count):
+        np.multiply(blocks[..., i, :, :], x, out=products)
+        around[..., first + i : first + i + width, :] += products
+    near += around[..., width:, :]
     if half:
         middle, block = width // 2, cotangent[..., count * width :, :]
-        result[..., :middle, :] += block * x[..., middle:, :]
-        result[..., middle:, :] += block * x[..., :middle, :]
-    return result
+        near[..., :middle, :] += block * x[..., middle:, :]
+        near[..., middle:, :] += block * x[..., :middle, :]
+    return near
 
 
 def tangent_tile(xp: Any, x: Array, tangent: Array, first: int, last: int) -> Array:  # noqa: ARG001  it is NumPy's
@@ -45,19 +74,18 @@ def tangent_tile(xp: Any, x: Array, tangent: Array, first: int, last: int) -> Ar
     shape = (*batch, count, width, length)
     changes, more = buffer("tangents", shape, x.dtype), buffer("more tangents", shape, x.dtype)
     for near, far, out in ((x, tangent, changes), (tangent, x, more)):
-        windows = _windows(_rows_around(far, first, last - 1), (count, width), 1)
+        windows = _windows(_rows_around(far, first, last - 1), count, width)
         np.multiply(near[..., None, :, :], windows, out=out)
     changes += more
     n_rows = count * width - (width // 2 if 2 * (last - 1) == width else 0)
     return changes.reshape((*batch, count * width, length))[..., :n_rows, :]
 
 
-def _windows(rows: Array, counts: tuple[int, int], step: int) -> Array:
-    """Return a view (..., *counts, tokens) whose entry (o, i) is row ``o * step + i``; from the end where steps go back."""
+def _windows(rows: Array, count: int, width: int) -> Array:
+    """Return a view (..., count, width, tokens) whose entry (o, i) is row ``o + i``."""
     row, column = rows.strides[-2:]
-    start = rows if step >= 0 else rows[..., -step * (counts[0] - 1) :, :]
-    strides = (*rows.strides[:-2], step * row, row, column)
-    return np.lib.stride_tricks.as_strided(start, (*rows.shape[:-2], *counts, rows.shape[-1]), strides)
+    shape = *rows.shape[:-2], count, width, rows.shape[-1]
+    return np.lib.stride_tricks.as_strided(rows, shape, (*rows.strides[:-2], row, row, column))
 
 
 def _rows_around(x: Array, first: int, last: int) -> Array:
@@ -66,14 +94,4 @@ def _rows_around(x: Array, first: int, last: int) -> Array:
     rows = buffer("rows around", (*batch, width + last - first, length), x.dtype)
     rows[..., : width - first, :] = x[..., first:, :]
     rows[..., width - first :, :] = x[..., :last, :]
-    return rows
-
-
-def _rows_padded(x: Array, by: int) -> Array:
-    """Return `x` with so many rows of zeros before and behind it."""
-    *batch, width, length = x.shape
-    rows = buffer("rows padded", (*batch, width + 2 * by, length), x.dtype)
-    rows[..., :by, :] = 0
-    rows[..., by : by + width, :] = x
-    rows[..., by + width :, :] = 0
     return rows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends._numpy_threads import n_threads, run_jobs
+from taylorshift_backends._numpy_threads import n_threads, one_thread_each, run_jobs
 from taylorshift_core import loops
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arra
     threads = _threads(batch, tiled, whole)
     if threads == 1 and (batch == () or math.prod(batch) * length <= tile):
         return loops.fold_tiles(run, step, tiled, whole, tile)
+    if 0 < 2 * length <= tile:
+        return _fold_short(run, step, tiled, whole, _shares(batch, min(tile // length, _per_job(batch, threads))))
     heads, pieces = list(np.ndindex(batch)), _pieces(length, tile, threads, math.prod(batch))
 
     def job(head: tuple[int, ...], first: int, last: int) -> Arrays:
@@ -44,6 +46,23 @@ def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arra
     return results
 
 
+def _fold_short(
+    run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, shares: list[tuple[slice, ...]]
+) -> Arrays:
+    """Return ``step`` of all heads, several short ones at once."""
+
+    def job(*own: slice) -> Arrays:
+        return step(run, *_own(tiled, own), *_own(whole, own))
+
+    batch = _batch(tiled, whole)
+    parts = run_jobs(job, shares, _threads(batch, tiled, whole))
+    results = tuple(np.empty((*batch, *part.shape[-2:]), dtype=part.dtype) for part in parts[0])
+    for own, of_share in zip(shares, parts, strict=True):
+        for result, part in zip(results, of_share, strict=True):
+            result[own] = part
+    return results
+
+
 def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
     """Return ``step`` of all tiles, each written where it belongs."""
     batch, length = _batch(tiled, whole), tiled[0].shape[-2]
@@ -56,7 +75,7 @@ def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Array
         def together(*own: slice) -> None:
             outputs.write(own, step(run, *_own(tiled, own), *_own(whole, own)))
 
-        run_jobs(together, _shares(batch, tile // length), threads)
+        run_jobs(together, _shares(batch, min(tile // length, _per_job(batch, threads))), threads)
         return outputs.arrays
 
     def job(head: tuple[int, ...], first: int, last: int) -> None:
@@ -76,7 +95,8 @@ def scan_tiles(
     """Walk along the tiles of each head in order; what shares a carry (its axes of size 1) walks together."""
     batch = carry.shape[:-2]
     if 0 in _batch((carry, *tiled), whole) or math.prod(batch) == 1:
-        return loops.scan_tiles(run, step, carry, tiled, whole, tile)
+        with one_thread_each():
+            return loops.scan_tiles(run, step, carry, tiled, whole, tile)
     everything, length = _batch((carry, *tiled), whole), tiled[0].shape[-2]
     outputs, carries = _Outputs(everything, length), np.empty_like(carry)
     threads = _threads(batch, tiled, whole)
@@ -92,6 +112,11 @@ def scan_tiles(
     return carries, outputs.arrays
 
 
+def _per_job(batch: tuple[int, ...], threads: int) -> int:
+    """Return how many heads a job may take so that every thread has one."""
+    return max(1, -(-math.prod(batch) // threads))
+
+
 def _shares(batch: tuple[int, ...], at_once: int) -> list[tuple[slice, ...]]:
     """Return the parts of leading axes that jobs take: so many places at once, of the last axes first."""
     sizes: list[int] = []
@@ -103,6 +128,28 @@ def _shares(batch: tuple[int, ...], at_once: int) -> list[tuple[slice, ...]]:
         tuple(slice(i * size, (i + 1) * size) for i, size in zip(index, sizes, strict=True))
         for index in np.ndindex(*counts)
     ]
+
+
+def scan_sums(
+    run: Run, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
+) -> tuple[Array, Arrays]:
+    """Walk along the tiles of each head; where heads are few, shares of the tokens side by side, the others from zeros."""
+    batch, length = _batch((carry, *tiled), whole), tiled[0].shape[-2]
+    threads = _threads(batch, tiled, whole)
+    pieces = _pieces(length, tile, threads, math.prod(batch))
+    if len(pieces) == 1 or math.prod(batch) >= threads:
+        return scan_tiles(run, step, carry, tiled, whole, tile)
+    outputs = _Outputs(batch, length)
+
+    def job(first: int, last: int) -> Array:
+        total = carry if first == 0 else np.zeros_like(carry)
+        for start in range(first, last, tile):
+            stop = min(start + tile, last)
+            total, parts = step(run, total, *loops.cut(tiled, start, stop), *whole)
+            outputs.write((..., slice(start, stop), slice(None)), parts)
+        return total
+
+    return np.sum(run_jobs(job, pieces, threads), axis=0), outputs.arrays
 
 
 class _Outputs:
@@ -132,10 +179,10 @@ def _threads(batch: tuple[int, ...], tiled: Arrays, whole: Arrays) -> int:
 
 
 def _pieces(length: int, tile: int, threads: int, n_heads: int) -> list[tuple[int, int]]:
-    """Return the tokens of each job of one head: all of them, or equal shares where heads are few."""
+    """Return the tokens of each job of one head: all of them, or shares in whole tiles where heads are few."""
     if n_heads % threads == 0:
         return [(0, length)]
-    share = -(-length // threads) if length < threads * tile else -(-length // (threads * tile)) * tile
+    share = -(-length // (threads * tile)) * tile
     return [(first, min(first + share, length)) for first in range(0, length, share)] or [(0, length)]
 
 

@@ -26,6 +26,7 @@ except ImportError:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 _inside = contextvars.ContextVar("inside a job", default=False)
 
@@ -102,6 +103,11 @@ def _start_afresh() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)
+
+
+def one_thread_each() -> AbstractContextManager[None]:
+    """Return a context in which a product of BLAS stays on its thread, as in a job: small ones are slower shared out."""
+    return _pool.blas.held()
 
 
 def n_threads() -> int:

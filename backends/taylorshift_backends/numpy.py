@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat.numpy
 import numpy as np
 
-from taylorshift_backends._numpy_gradients import fold_back, tangent_tile
-from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_tiles
+from taylorshift_backends._numpy_gradients import augment_back, fold_back, tangent_tile
+from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_sums, scan_tiles
 from taylorshift_backends._numpy_memory import aligned, buffer
 from taylorshift_backends._numpy_options import COMPILED
 from taylorshift_backends._numpy_tiles import meet_tile, read_tile, state_tile
@@ -100,6 +100,7 @@ BACKEND = Backend(
     tile_bytes=512 << 10,
     tile_tokens=2048 if COMPILED else 1024,
     augment=augment,
+    augment_back=augment_back,
     feature_tile=feature_tile,
     state_tile=state_tile,
     read_tile=read_tile,
@@ -110,6 +111,7 @@ BACKEND = Backend(
     fold_tiles=fold_tiles,
     map_tiles=map_tiles,
     scan_tiles=scan_tiles,
+    scan_sums=scan_sums,
     scope=quiet,
     refuse=refuse,
     peak_memory=peak_memory,

@@ -81,6 +81,8 @@ class Backend:
         ``array -> array``: lays an array out in memory as it is indexed.
     augment
         Normalises and augments a tile, see `taylorshift_core.augment.augment`.
+    augment_back
+        Gradients of that, see `taylorshift_core.augment.augment_back`.
     feature_tile
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
     state_tile, read_tile, meet_tile
@@ -89,7 +91,7 @@ class Backend:
         Gradients and tangents of features, see `taylorshift_core.features`.
     sum_allowed
         ``(namespace, weights, values, allowed) -> sums`` of what a mask leaves, see `taylorshift_core.masked`.
-    fold_tiles, map_tiles, scan_tiles
+    fold_tiles, map_tiles, scan_tiles, scan_sums
         The loops over tokens, see `taylorshift_core.loops`.
     differentiable
         ``(evaluation, operands) -> results``: evaluates so that the library's own automatic differentiation finds the
@@ -115,6 +117,7 @@ class Backend:
     tile_tokens: int | None = None
     batch_at_once: bool = True
     pack: Callable[[Array], Array] = _as_it_is
+    augment_back: Callable[..., tuple[Array, Array]] = augment.augment_back
     augment: Callable[..., Array] = augment.augment
     feature_tile: Callable[..., Array] = features.feature_tile
     state_tile: Callable[..., Array] = tiles.state_tile
@@ -126,6 +129,7 @@ class Backend:
     fold_tiles: Callable[..., tuple[Array, ...]] = loops.fold_tiles
     map_tiles: Callable[..., tuple[Array, ...]] = loops.map_tiles
     scan_tiles: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_tiles
+    scan_sums: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_sums
     differentiable: Callable[[Any, Any], tuple[Array, ...]] = _not_recorded
     no_gradients: str | None = None
     scope: Callable[[Array], AbstractContextManager[object]] = _no_scope

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = tuple[Array, ...]
+_SCORED = 256  # tokens
 _CHUNK = 128  # tokens: the triangles of scores grow with it, the number of states shrinks; best at head_dim 16 to 64
 
 
@@ -49,6 +50,10 @@ class Causal:
     def chunk(self, tile: int) -> int:
         """Return a chunk length of about `tile` tokens in whole blocks."""
         return max(tile // self.block, 1) * self.block
+
+    def score_chunk(self, tile: int) -> int:
+        """Return a chunk length for the direct form, where half of the scores inside a chunk are made for nothing."""
+        return self.chunk(min(tile, _SCORED))
 
     def state_chunk(self, tile: int) -> int:
         """Return a chunk length for the efficient form, where a chunk is met by the state of all before it."""
@@ -120,7 +125,7 @@ def attend_direct(
         return [_direct.attend_prepared(run, part, seen_keys, seen_values, scale, past)]
 
     outputs = seeing(0, min(prefix, query.shape[-2]), prefix)
-    chunk = causal.chunk(run.plan.query_tile)
+    chunk = causal.score_chunk(run.plan.query_tile)
     for first in range(prefix, end, chunk):
         stop = min(first + chunk, end)
         whole = *cut((keys, values), 0, first), *cut((keys, values), first, stop), scale, *past

@@ -24,22 +24,28 @@ def attend_vjp(
 ) -> tuple[Array, Array, Array, Array]:
     """Return the gradients to queries, to the scale of each, to keys, and to values.
 
-    `reading` is (query, kept, cotangent), `tokens` is (key, value) or (key, value, mask). Beside the gradients it holds
-    the prepared keys and values and theirs, O(key_length * (head_dim + value_dim)).
+    `reading` is (query, kept, cotangent), `tokens` is (key, value) or (key, value, mask). Spans are walked along from
+    the last to the first: once none is left that sees a key, its gradient is whole, and no longer carried along. Beside
+    the gradients it holds the prepared keys and values and theirs, O(key_length * (head_dim + value_dim)).
     """
     key, value, *mask = tokens
     xp, prepared, kept = run.xp, prepare_all(run, key, value, mask[0] if mask else None), reading[1]
-    to_prepared = zeros(xp, kept, (*kept.shape[:-2], key.shape[-2], prepared[0].shape[-1] + prepared[1].shape[-1]))
+    shape = *kept.shape[:-2], key.shape[-2], prepared[0].shape[-1] + prepared[1].shape[-1]
+    carry = xp.broadcast_to(zeros(xp, kept, (1,) * len(shape)), shape)
+    tiled = reading if allowed is None else (*reading, allowed)
     of_queries, of_keys = [], []
     for first, stop, seen, last in reversed(spans(run, causal, allowed, reading[0], key)):
-        of_keys.append((to_prepared[..., last:, :],))
-        carry, tiled = to_prepared[..., :last, :], cut(reading if allowed is None else (*reading, allowed), first, stop)
+        if last < carry.shape[-2]:  # a copy: a view would keep the whole of it
+            whole = xp.astype(carry[..., last:, :], carry.dtype)
+            of_keys.append(_prepared_vjp(run, cut(tokens, last, carry.shape[-2]), whole))
+            carry = carry[..., :last, :]
         tile = run.plan.query_tile if last == seen or causal is None else max(stop - first, 1)
-        to_prepared, outputs = _span_vjp(run, causal, carry, tiled, cut(prepared, 0, last), scale, seen, tile)
+        span = cut(tiled, first, stop), cut(prepared, 0, last), scale
+        carry, outputs = _span_vjp(run, causal, carry, *span, seen, tile)
         of_queries.append(outputs)
-    (to_prepared,) = join(xp, [(to_prepared,), *of_keys[::-1]])
+    of_keys.append(_prepared_vjp(run, cut(tokens, 0, carry.shape[-2]), carry))
     to_query, to_scale = join(xp, of_queries[::-1])
-    return to_query, to_scale, *_prepared_vjp(run, tokens, to_prepared)
+    return to_query, to_scale, *join(xp, of_keys[::-1])
 
 
 def spans(
@@ -50,7 +56,7 @@ def spans(
     if causal is None:
         return [(0, queries, keys if allowed is None else 0, keys)]
     prefix, end, last = causal.parts(queries, keys)
-    chunk = causal.chunk(run.plan.query_tile)
+    chunk = causal.score_chunk(run.plan.query_tile)
     bounds = [(first, min(first + chunk, end)) for first in range(prefix, end, chunk)]
     parts = [
         (0, min(prefix, queries), prefix, prefix),
@@ -66,17 +72,19 @@ def scores_vjp(
     """Return (score + beta) of a tile of prepared queries and keys, one row a token each, and the gradients to it."""
     xp = run.xp
     scores = xp.matmul(queries, xp.matrix_transpose(keys))
-    to_scores = xp.matmul(2 * to_sums, xp.matrix_transpose(values)) * scores
+    to_scores = xp.matmul(2 * to_sums, xp.matrix_transpose(values))
+    to_scores *= scores
     return scores, to_scores if visible is None else xp.where(visible, to_scores, xp.zeros_like(to_scores))
 
 
 def values_vjp(run: Run, scores: Array, to_sums: Array, visible: Array | None = None) -> Array:
-    """Return the gradients to the prepared values that a tile of queries summed with these scores."""
+    """Return the gradients to the prepared values that a tile of queries summed with these scores, which are not kept."""
     xp, gamma = run.xp, run.weighting.gamma
+    scores *= scores
     if visible is None:
         constant = gamma * xp.sum(to_sums, axis=to_sums.ndim - 2, keepdims=True)
-        return xp.matmul(xp.matrix_transpose(scores * scores), to_sums) + constant
-    weights = xp.where(visible, scores * scores + gamma, xp.zeros_like(scores))
+        return xp.matmul(xp.matrix_transpose(scores), to_sums) + constant
+    weights = xp.where(visible, scores + gamma, xp.zeros_like(scores))
     return xp.matmul(xp.matrix_transpose(weights), to_sums)
 
 
@@ -91,32 +99,38 @@ def _span_vjp(
         to_sums, _ = divide_vjp(run, kept, cotangent, query.shape[-1])
         reading = run.xp.matrix_transpose(x), to_sums
         to_queries = zeros(run.xp, to_sums, (*to_sums.shape[:-1], keys.shape[-1]))
-        to_queries, parts = _meet_vjp(run, to_queries, reading, cut((keys, values), 0, seen))
+        prepared = keys, values, carry
+        to_queries, parts = _meet_vjp(run, to_queries, reading, cut(prepared, 0, seen))
         if seen < keys.shape[-2]:
             visible = allowed[0] if causal is None else causal.allowed(run.xp, x)
-            own = *cut((keys, values), seen, keys.shape[-2]), run.xp.matrix_transpose(visible)
+            own = *cut(prepared, seen, keys.shape[-2]), run.xp.matrix_transpose(visible)
             to_queries, own_parts = _meet_vjp(run, to_queries, reading, own)
             parts = join(run.xp, [parts, own_parts])
         gradients = query_vjp(run.backend, query, units, scale, run.xp.matrix_transpose(to_queries), run.weighting)
-        return carry + parts[0], gradients
+        return parts[0], gradients
 
     return run.backend.scan_tiles(run, step, carry, tiled, (*prepared, scale), tile)
 
 
 def _meet_vjp(run: Run, to_queries: Array, reading: Arrays, tiled: Arrays) -> tuple[Array, Arrays]:
-    """Return the gradients of a tile of queries, added to `to_queries`, and of all the [keys, values] in `tiled`."""
+    """Return the gradients of a tile of queries to it and to keys and values, each added to what is there.
 
-    def step(run: Run, to_queries: Array, keys: Array, values: Array, *rest: Array) -> tuple[Array, Arrays]:
+    `tiled` is (keys, values, gradients to [keys, values]), and which of the queries sees each.
+    """
+
+    def step(
+        run: Run, to_queries: Array, keys: Array, values: Array, to_prepared: Array, *rest: Array
+    ) -> tuple[Array, Arrays]:
         *visible, queries, to_sums = rest
         seen = run.xp.matrix_transpose(visible[0]) if visible else None
         scores, to_scores = scores_vjp(run, queries, to_sums, keys, values, seen)
         to_keys = run.xp.matmul(run.xp.matrix_transpose(to_scores), queries)
         to_values = values_vjp(run, scores, to_sums, seen)
-        return to_queries + run.xp.matmul(to_scores, keys), (
-            run.xp.concat([to_keys, to_values], axis=to_keys.ndim - 1),
-        )
+        to_prepared = to_prepared + run.xp.concat([to_keys, to_values], axis=to_keys.ndim - 1)
+        return to_queries + run.xp.matmul(to_scores, keys), (to_prepared,)
 
-    return run.backend.scan_tiles(run, step, to_queries, tiled, reading, run.plan.key_tile)
+    tile = max(run.plan.key_tile // 2, 1)  # scores, and the gradients to them
+    return run.backend.scan_sums(run, step, to_queries, tiled, reading, tile)
 
 
 def _prepared_vjp(run: Run, tokens: Arrays, to_prepared: Array) -> tuple[Array, Array]:

@@ -112,7 +112,7 @@ def attention_vjp(
     def pullback(cotangent: Any) -> Gradients:
         cotangents = _cotangents_of(cotangent, with_state=evaluation.with_state)
         for name, given, kind in zip(_COTANGENTS, cotangents, kinds, strict=False):
-            _check_same(name, given, query, *kind)
+            check_same(name, given, query, *kind)
         to_query, to_key, to_value, to_scale, to_sums = evaluation.vjp(operands, kept, cotangents)
         state = None if to_sums is None else state_of(evaluation, to_sums)
         return Gradients(to_query, to_key, to_value, to_scale, state)
@@ -196,10 +196,10 @@ def _check_tangents(operands: Operands, tangents: Sequence[Any]) -> None:
         if not is_array(at):
             msg = f"what is not given as an array has no tangent; got one of {name}"
             raise OptionError(msg)
-        _check_same(f"tangent of {name}", by, operands.query, tuple(at.shape), at.dtype)
+        check_same(f"tangent of {name}", by, operands.query, tuple(at.shape), at.dtype)
 
 
-def _check_same(name: str, array: Any, like: Array, shape: tuple[int, ...], dtype: Any) -> None:
+def check_same(name: str, array: Any, like: Array, shape: tuple[int, ...], dtype: Any) -> None:
     """Raise unless `array` is None, or of the library and device of another and of this shape and dtype."""
     if array is None:
         return

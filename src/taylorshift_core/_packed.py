@@ -97,7 +97,7 @@ def attention_packed(
     """
     settings: dict[str, Any] = {"scale": scale, "normalise": normalise, "coefficients": coefficients}
     call = check_call(query, key, value, key_mask, **settings)
-    queries, keys = _bounds(call, cu_seqlens_q, cu_seqlens_k)
+    queries, keys = bounds_of(call, cu_seqlens_q, cu_seqlens_k)
     settings |= {"form": form, "normalise_output": normalise_output, "is_causal": is_causal}
     settings |= {"block_causal": block_causal, "prefix_length": prefix_length}
     settings |= {"return_state": return_state}
@@ -157,7 +157,8 @@ def _states_in_order(call: Call, states: list[State], batches: list[list[int]]) 
     return replace(states[0], sums=sums)
 
 
-def _bounds(call: Call, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[list[slice], list[slice]]:
+def bounds_of(call: Call, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[list[slice], list[slice]]:
+    """Return the queries and the keys of each sequence; raise unless both cut all tokens into as many."""
     problem = call.problem
     queries = _check("cu_seqlens_q", cu_seqlens_q, "query", problem.query_length)
     if cu_seqlens_k is None:

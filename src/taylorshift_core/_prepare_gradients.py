@@ -6,8 +6,9 @@ are zero. Nothing behind a mask has either.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
+
+from taylorshift_core.augment import inverse_length
 
 if TYPE_CHECKING:
     from taylorshift_core._backend import Backend
@@ -20,7 +21,8 @@ def units_of(backend: Backend, query: Array, scale: Array, weighting: Weighting)
     """Return a tile of queries as columns not yet scaled, and as `prepare_query` has them."""
     xp = backend.namespace
     units = backend.augment(backend, _widen(backend, query), None, weighting.beta, normalise=weighting.normalise)
-    return units, xp.concat([units[..., :-1, :] * scale, units[..., -1:, :]], axis=units.ndim - 2)
+    scale = xp.broadcast_to(scale, (*scale.shape[:-2], query.shape[-1], 1))
+    return units, units * xp.concat([scale, xp.ones_like(scale[..., :1, :])], axis=scale.ndim - 2)
 
 
 def query_vjp(
@@ -30,23 +32,19 @@ def query_vjp(
 
     `units` is the first of `units_of`; `cotangent`, shape (..., head_dim + 1, tokens), belongs to the second.
     """
-    xp, units, cotangent = backend.namespace, units[..., :-1, :], cotangent[..., :-1, :]
-    to_scale = xp.sum(units * cotangent, axis=cotangent.ndim - 2, keepdims=True)
-    if weighting.normalise:
-        cotangent = cotangent - units * to_scale
-        scale = scale * _over_length(backend, query, units)
-    return xp.matrix_transpose(cotangent * scale), xp.matrix_transpose(to_scale)
+    query, normalise = _widen(backend, query), weighting.normalise
+    to_query, to_scale = backend.augment_back(backend.namespace, query, units, cotangent, scale, normalise=normalise)
+    return to_query, to_scale
 
 
 def key_vjp(
     backend: Backend, key: Array, mask: Array | None, units: Array, cotangent: Array, weighting: Weighting
 ) -> Array:
     """Return the gradient to a tile of keys, from that to `units`, what `prepare_key` made."""
-    xp, units, cotangent = backend.namespace, units[..., :-1, :], cotangent[..., :-1, :]
-    if weighting.normalise:
-        along = xp.sum(units * cotangent, axis=cotangent.ndim - 2, keepdims=True)
-        cotangent = (cotangent - units * along) * _over_length(backend, _visible(xp, key, mask), units)
-    return _visible(xp, xp.matrix_transpose(cotangent), mask)
+    xp, normalise = backend.namespace, weighting.normalise
+    key = _widen(backend, _visible(xp, key, mask))
+    to_key, _ = backend.augment_back(xp, key, units, cotangent, None, normalise=normalise)
+    return _visible(xp, to_key, mask)
 
 
 def value_vjp(backend: Backend, mask: Array | None, cotangent: Array) -> Array:
@@ -81,21 +79,11 @@ def value_jvp(backend: Backend, by_value: Array, mask: Array | None) -> Array:
 
 def _units_jvp(backend: Backend, tokens: Array, units: Array, by_tokens: Array, weighting: Weighting) -> Array:
     xp = backend.namespace
-    tangent = xp.matrix_transpose(_widen(backend, by_tokens))
+    tokens, tangent = _widen(backend, tokens), xp.matrix_transpose(_widen(backend, by_tokens))
     if not weighting.normalise:
         return tangent
     along = xp.sum(units * tangent, axis=tangent.ndim - 2, keepdims=True)
-    return (tangent - units * along) * _over_length(backend, tokens, units)
-
-
-def _over_length(backend: Backend, tokens: Array, units: Array) -> Array:
-    """Return 1 / length of each token, 0 for zero, as a row; `units` are the tokens as columns of length one.
-
-    The length is the product of a token with its direction, which neither overflows nor underflows on the way.
-    """
-    xp = backend.namespace
-    length = xp.sum(xp.matrix_transpose(_widen(backend, tokens)) * units, axis=units.ndim - 2, keepdims=True)
-    return 1 / xp.where(length == 0, xp.full_like(length, math.inf), length)
+    return (tangent - units * along) * inverse_length(xp, tokens, units)
 
 
 def _visible(xp: Any, tokens: Array, mask: Array | None) -> Array:

@@ -1,4 +1,4 @@
-"""Loops over tiles of the token axis: the three ways in which the core walks along a sequence.
+"""Loops over tiles of the token axis: the four ways in which the core walks along a sequence.
 
 Arrays given as `tiled` have their tokens on axis -2 and are cut there; arrays given as `whole` reach each step uncut.
 A step takes the run and arrays with any leading axes and returns a tuple of arrays with those leading axes, so an adapter may run
@@ -74,6 +74,14 @@ def scan_tiles(
         carry, outputs = step(run, carry, *cut(tiled, first, last), *whole)
         parts.append(outputs)
     return carry, join(run.xp, parts)
+
+
+def scan_sums(
+    run: Run, step: Callable[..., tuple[Array, Arrays]], carry: Array, tiled: Arrays, whole: Arrays, tile: int
+) -> tuple[Array, Arrays]:
+    """Do what `scan_tiles` does, where a step only adds to the carry: the tiles may be taken in any order."""
+    result: tuple[Array, Arrays] = run.backend.scan_tiles(run, step, carry, tiled, whole, tile)
+    return result
 
 
 def _add(total: Array, part: Array) -> Array:

@@ -427,7 +427,9 @@ def test_errors_say_what_is_wrong(library: Library) -> None:
         attention_vjp(*inputs, form="efficient", attn_mask=library.to_array(np.ones((5, 5), dtype=np.bool_)))
 
 
-@pytest.mark.parametrize(("rule", "form"), [("", "direct"), ("", "efficient"), ("causal", "efficient")])
+@pytest.mark.parametrize(
+    ("rule", "form"), [("", "direct"), ("", "efficient"), ("causal", "direct"), ("causal", "efficient")]
+)
 def test_memory_grows_with_the_tokens_alone(library: Library, rule: str, form: str) -> None:
     """Features of all tokens would be head_dim**2 / 2 numbers each, scores of all pairs as many as there are tokens."""
     if library.backend.peak_memory is None:
@@ -442,7 +444,7 @@ def test_memory_grows_with_the_tokens_alone(library: Library, rule: str, form: s
         ]
         call = lambda: pulled(*inputs, form=form, **RULES.get(rule, {}))[1]  # noqa: B023, E731
         call()
-        peaks.append(library.backend.peak_memory(call)[1])
+        peaks.append(max(library.backend.peak_memory(call)[1] for _ in range(3)))  # threads meet by chance
     numbers = (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) / 4
     print(f"{library.name} {form} {rule}: {numbers:.0f} numbers a token beside a fixed {peaks[0] / 1e6:.1f} MB")
     assert numbers <= 12 * head_dim
