@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _causal_gradients, _direct_gradients, _efficient_gradients
@@ -22,6 +23,7 @@ def attend_vjp(run: Run, inputs: Inputs, kept: Arrays, cotangent: Array, to_stat
     `kept` is what `divide` kept and, in the efficient form that is not causal, the state that was read; `to_state` is
     the gradient to the state behind all keys. Results may have all the leading axes that the arrays broadcast to.
     """
+    run = replace(run, plan=run.plan.holding_scores())
     reading = inputs.query, kept[0], cotangent
     tokens = (inputs.key, inputs.value) if inputs.mask is None else (inputs.key, inputs.value, inputs.mask)
     if run.plan.form == "direct":

@@ -54,6 +54,13 @@ class Plan:
         shorter = isinstance(tokens, int) and 0 < tokens < longest
         return self.offsets * (longest // tokens) if shorter else self.offsets
 
+    def holding_scores(self) -> Plan:
+        """Return the plan with tiles so short that the scores of a tile, held at once, fill the fast memory."""
+        query_tile, key_tile = _score_tiles(self.problem, self.backend, self.itemsize)
+        if self.form == "efficient":
+            return self
+        return replace(self, query_tile=min(self.query_tile, query_tile), key_tile=min(self.key_tile, key_tile))
+
     @property
     def tiling(self) -> Tiling:
         """The tiles, and how many heads share one."""
@@ -146,19 +153,29 @@ def make_plan(problem: Problem, backend: Backend, form: str, itemsize: int, obje
 
 def tiled_plan(problem: Problem, backend: Backend, form: str, itemsize: int, reason: str = "") -> Plan:
     """Return the plan for one form: tiles that fill the fast memory of the backend."""
-    entries = backend.tile_bytes // (itemsize * _heads_at_once(problem, backend))
+    entries = _entries(problem, backend, itemsize)
     width = problem.head_dim + 1
     offsets = n_offsets(width)
     if backend.tile_tokens is not None:
         query_tile = key_tile = backend.tile_tokens
         offsets = min(offsets, max(1, entries // (key_tile * width)))
     elif form == "direct":
-        query_tile = max(_SHORTEST_TILE, isqrt(entries) // 2)
-        key_tile = max(_SHORTEST_TILE, entries // query_tile)
+        query_tile, key_tile = _score_tiles(problem, backend, itemsize)
     else:
         offsets = min(offsets, max(1, entries // (_SHORTEST_TILE * width)))
         query_tile = key_tile = min(_LONGEST_TILE, max(_SHORTEST_TILE, entries // (offsets * width)))
     return Plan(form, reason, query_tile, key_tile, offsets, problem, backend, itemsize)
+
+
+def _score_tiles(problem: Problem, backend: Backend, itemsize: int) -> tuple[int, int]:
+    entries = _entries(problem, backend, itemsize)
+    query_tile = max(_SHORTEST_TILE, isqrt(entries) // 2)
+    return query_tile, max(_SHORTEST_TILE, entries // query_tile)
+
+
+def _entries(problem: Problem, backend: Backend, itemsize: int) -> int:
+    """Return how many numbers of a tile one head may have."""
+    return backend.tile_bytes // (itemsize * _heads_at_once(problem, backend))
 
 
 def _heads_at_once(problem: Problem, backend: Backend) -> int:

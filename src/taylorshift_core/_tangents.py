@@ -6,6 +6,7 @@ features move by the product rule, a tile at a time, so memory stays what it is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._direct_gradients import spans
@@ -27,6 +28,7 @@ Arrays = tuple[Array, ...]
 
 def attend_jvp(run: Run, at: Inputs, by: Inputs, *, with_state: bool) -> tuple[tuple[Array, Array], tuple[Any, Any]]:
     """Return the outputs and the states behind all keys, each with its tangent; no states unless asked for."""
+    run = replace(run, plan=run.plan.holding_scores())
     past = None if at.past is None or by.past is None else run.xp.concat([at.past, by.past], axis=at.past.ndim - 1)
     if run.plan.form == "direct":
         outputs = _direct_jvp(run, at, by, past)
