@@ -50,6 +50,14 @@ class Causal:
         """Return a chunk length for the efficient form, where a chunk is met by the state of all before it."""
         return self.chunk(min(tile, _CHUNK))
 
+    def limits(self, xp: Any, query: Array, key: Array) -> Array:
+        """Return, one row a query, how many of the first keys it sees."""
+        prefix, end, last = self.parts(query.shape[-2], key.shape[-2])
+        place = xp.arange(query.shape[-2], device=device_of(query))
+        limits = xp.where(place < end, prefix + ((place - prefix) // self.block + 1) * self.block, last)
+        limits = xp.where(place < prefix, prefix, limits)
+        return xp.reshape(limits, (*(1,) * (query.ndim - 2), query.shape[-2], 1))
+
     def allowed(self, xp: Any, x: Array) -> Array:
         """Return which keys (columns) each query (rows) of a chunk of prepared tokens sees inside the chunk."""
         place = xp.arange(x.shape[-1], device=device_of(x)) // self.block

@@ -162,7 +162,7 @@ def tiled_plan(problem: Problem, backend: Backend, form: str, itemsize: int, rea
 
 
 def _heads_at_once(problem: Problem, backend: Backend) -> int:
-    heads = prod(size or 1 for size in (*problem.batch, problem.heads))
+    heads = prod(size or 1 for size in (*problem.batch, problem.heads) if isinstance(size, int))
     return max(heads, 1) if backend.batch_at_once else 1
 
 
