@@ -184,7 +184,7 @@ LIBRARIES = {
             other_place=lambda backend: backend.namespace.Device("CPU_DEVICE"),
             session=_strict_flags,
         ),
-        Library("jax", call=_jitted),
+        Library("jax", call=_jitted, other_place=lambda backend: backend.devices()[1]),
     )
 }
 

@@ -33,7 +33,8 @@ def differentiable(evaluation: Evaluation, operands: Operands) -> Arrays:
     """Return the results of an evaluation, compiled once for all operands of one kind, with the gradients of the core."""
     if isinstance(operands.scale, (int, float)):
         operands = operands._replace(scale=jnp.asarray(operands.scale, evaluation.call.dtype))
-    return _attend(evaluation, vary_alike(operands))
+    anywhere = replace(evaluation, call=replace(evaluation.call, device=None))  # a program goes where its arrays are
+    return _attend(anywhere, vary_alike(operands))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

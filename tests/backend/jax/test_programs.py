@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -48,15 +49,20 @@ def test_programs_do_not_grow_with_the_length(library: Library, form: str, is_ca
     assert long <= 1.02 * short  # a last tile that is as long as the others saves a few lines
 
 
-@each_way
+@pytest.mark.parametrize(("form", "is_causal"), [*WAYS, ("state", False)])
 def test_memory_of_gradients_grows_with_the_tokens_alone(library: Library, form: str, is_causal: bool) -> None:
-    """As compiled; features of all tokens would be 561 numbers each, and scores of all pairs as many as there are tokens."""
-    function, lengths = _functions(form, is_causal=is_causal)["gradient"], (8_192, 16_384)
+    """As compiled; features of all tokens would be 561 numbers each, and scores of all pairs as many as there are tokens.
+
+    The gradient through a state that is made and read is JAX's own.
+    """
+    through_state = jax.grad(lambda q, k, v: jnp.sum(summarise(k, v).attend(q) ** 2), (0, 1, 2))
+    function = through_state if form == "state" else _functions(form, is_causal=is_causal)["gradient"]
+    lengths = 8_192, 16_384
     sizes = [_lowered(function, HEAD_DIM, length).compile().memory_analysis().temp_size_in_bytes for length in lengths]
     numbers = (sizes[1] - sizes[0]) / (lengths[1] - lengths[0]) / 4
     print(f"{form} {is_causal}: {numbers:.0f} numbers a token beside {sizes[0] / 1e6:.1f} MB at {lengths[0]}")
     # What is given, kept and returned, and laid out anew for loops; the direct form has prepared keys and values too.
-    assert numbers <= {"efficient": 12, "direct": 20}[form] * HEAD_DIM
+    assert numbers <= {"efficient": 12, "state": 12, "direct": 20}[form] * HEAD_DIM
 
 
 @pytest.fixture
@@ -83,16 +89,13 @@ def test_a_call_without_jit_is_compiled_once(library: Library, compiled: list[st
     """With arrays of the same shapes the second call finds all its programs, and there are few."""
     tokens = [[library.to_array(x, "float32") for x in draw(Problem(11, 11, 6, 6), seed)[0]] for seed in (0, 1)]
     CALLS[call](*tokens[0])
-    first = len(compiled)
+    before = len(compiled)
     CALLS[call](*tokens[1])
-    assert first >= 1
-    assert len(compiled) == first
-
-
-def test_attention_without_jit_is_one_program(library: Library, compiled: list[str]) -> None:
-    tokens = [library.to_array(x, "float32") for x in draw(Problem(12, 13, 7, 5))[0]]
-    attention(*tokens, form="efficient")
-    assert len(compiled) == 1
+    assert len(compiled) == before
+    another = [library.to_array(x, "float32") for x in draw(Problem(12, 12, 6, 6))[0]]
+    before = len(compiled)
+    CALLS[call](*another)
+    assert 1 <= len(compiled) - before <= 12
 
 
 @each_way
@@ -121,9 +124,11 @@ def test_lengths_may_be_symbols(library: Library, form: str, is_causal: bool) ->
 def test_an_unknown_length_means_the_efficient_form(library: Library) -> None:
     (length,) = export.symbolic_shape("length")
     tokens = jax.ShapeDtypeStruct((1, length, 3), jnp.float32)
-    text = export.export(jax.jit(attention))(tokens, tokens, tokens).mlir_module()
-    efficient = export.export(jax.jit(lambda *x: attention(*x, form="efficient")))(tokens, tokens, tokens).mlir_module()
-    assert len(text.splitlines()) == len(efficient.splitlines())
+    programs = [
+        export.export(jax.jit(partial(attention, form=form)))(tokens, tokens, tokens) for form in ("auto", "efficient")
+    ]
+    auto, efficient = (program.mlir_module().count("stablehlo.") for program in programs)
+    assert auto == efficient > 0
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
@@ -168,7 +173,7 @@ def test_states_go_in_and_out_of_compiled_functions(library: Library) -> None:
     """And a window, whose next kind is known only when it is called; a batch of states under vmap."""
     from taylorshift_core import SlidingWindow
 
-    query, key, value = (library.to_array(x, "float64") for x in draw(Problem(6, 6))[0])
+    query, key, value = (library.to_array(x, "float64") for x in draw(Problem(4, 4))[0])
     state = jax.jit(summarise)(key, value)
     read = jax.jit(lambda state, query: state.attend(query))
     expected = attention(query, key, value, form="efficient")
@@ -177,7 +182,7 @@ def test_states_go_in_and_out_of_compiled_functions(library: Library) -> None:
     np.testing.assert_allclose(jax.vmap(read, (0, None))(many, query)[0], expected, atol=1e-14)
     step = jax.jit(lambda window, *tokens: window.step(*tokens))
     window, parts = SlidingWindow(3, chunk=2), []
-    for i in range(6):
+    for i in range(4):
         output, window = step(window, *(x[:, i : i + 1] for x in (query, key, value)))
         parts.append(output)
     whole, _ = SlidingWindow(3, chunk=2).step(query, key, value)
