@@ -17,7 +17,10 @@ BACKENDS = sorted(PYPROJECT["project"]["entry-points"]["taylorshift_core.backend
 CONSTRAINTS = ("-c", "tests/constraints.txt")
 VARIABLES = {  # what some libraries read before they are imported; {} is the environment's folder
     "dpnp": {"OCL_ICD_FILENAMES": "{}/lib/libintelocl.so"},  # the driver that makes the CPU a device
-    "jax": {"JAX_ENABLE_X64": "1"},
+    "jax": {  # two devices to spread over; tests compile thousands of small programs and run each once
+        "JAX_ENABLE_X64": "1",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+    },
 }
 
 

@@ -12,6 +12,7 @@ import array_api_compat
 import numpy as np
 import pytest
 from hypothesis import settings
+from sample import COMPILING, sample
 
 from taylorshift_core import backend_names, load_backend
 
@@ -160,6 +161,15 @@ def _strict_flags(backend: Backend) -> AbstractContextManager[Any]:
     return flags
 
 
+def _jitted(function: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
+    """Compile a call for its arrays; other keywords are constants of it."""
+    import jax
+
+    traced = {name: each for name, each in keywords.items() if isinstance(each, jax.Array)}
+    constant = {name: each for name, each in keywords.items() if name not in traced}
+    return jax.jit(lambda arrays, traced: function(*arrays, **traced, **constant))(arrays, traced)
+
+
 LIBRARIES = {
     library.name: library
     for library in (
@@ -174,6 +184,7 @@ LIBRARIES = {
             other_place=lambda backend: backend.namespace.Device("CPU_DEVICE"),
             session=_strict_flags,
         ),
+        Library("jax", call=_jitted, other_place=lambda backend: backend.devices()[1]),
     )
 }
 
@@ -205,3 +216,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, choices in (("dtype", _under_test().dtypes), ("layout", tuple(_under_test().layouts))):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, choices)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a library that compiles for every shape a sample of the shared tests."""
+    if NAME in COMPILING:
+        chosen = sample([item for item in items if item.path.parent.name == "backend"])
+        left = [item for item in items if item.path.parent.name == "backend" and item not in chosen]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from oracle import attention_oracle
 from problems import Problem, draw
+from sample import COMPILING
 
 from taylorshift_core import Decoder, SlidingWindow, State, attention, attention_packed, explain, summarise
 
@@ -105,9 +106,6 @@ def _cut(total: int, lengths: int | Iterable[int], options: dict[str, Any]) -> I
 def joined(parts: list[Array]) -> Array:
     """Return the parts joined along the tokens."""
     return array_namespace(parts[0]).concat(parts, axis=parts[0].ndim - 2)
-
-
-COMPILING = ("jax", "ndonnx")  # libraries that compile for every shape: they see fewer of the problems
 
 
 def several(examples: int) -> settings:

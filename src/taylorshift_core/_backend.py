@@ -77,6 +77,9 @@ class Backend:
     batch_at_once
         Whether the loops hand a step all heads and batches together (the tile is then shared between them), or
         one after the other.
+    traced
+        Whether calls are traced into programs, which a loop over chunks in Python would make as long as the sequence. The
+        causal direct form is then one loop, over all keys, of which half are masked.
     pack
         ``array -> array``: lays an array out in memory as it is indexed.
     augment
@@ -116,6 +119,7 @@ class Backend:
     tile_bytes: int = 1 << 20
     tile_tokens: int | None = None
     batch_at_once: bool = True
+    traced: bool = False
     pack: Callable[[Array], Array] = _as_it_is
     augment_back: Callable[..., tuple[Array, Array]] = augment.augment_back
     augment: Callable[..., Array] = augment.augment

@@ -66,6 +66,14 @@ class Causal:
         chunks = next((n for n in range(fewest, 2 * fewest) if blocks % n == 0), min(fewest, blocks))
         return blocks // chunks * self.block
 
+    def limits(self, xp: Any, query: Array, key: Array) -> Array:
+        """Return, one row a query, how many of the first keys it sees."""
+        prefix, end, last = self.parts(query.shape[-2], key.shape[-2])
+        place = xp.arange(query.shape[-2], device=device_of(query))
+        limits = xp.where(place < end, prefix + ((place - prefix) // self.block + 1) * self.block, last)
+        limits = xp.where(place < prefix, prefix, limits)
+        return xp.reshape(limits, (*(1,) * (query.ndim - 2), query.shape[-2], 1))
+
     def allowed(self, xp: Any, x: Array) -> Array:
         """Return which keys (columns) each query (rows) of a chunk of prepared tokens sees inside the chunk."""
         place = xp.arange(x.shape[-1], device=device_of(x))
@@ -176,6 +184,8 @@ def _scan(run: Run, causal: Causal, state: Array, tiled: Arrays, scale: Array) -
     length, tile = tiled[0].shape[-2], run.plan.key_tile
     if causal.block >= state.shape[-2]:  # a block is long enough to have a state of its own
         return _walk(run, _attend_block, state, tiled, scale, causal.block)
+    if run.backend.traced:  # lengths may be symbols, and a loop compiles once: a chunk at a time
+        return _walk(run, partial(_attend_chunks, causal, None), state, tiled, scale, causal.state_chunk(tile))
     chunk = causal.even_chunk(length, tile)
     step, whole = partial(_attend_chunks, causal, chunk), length // chunk * chunk
     state, parts = _walk(run, step, state, cut(tiled, 0, whole), scale, max(tile // chunk, 1) * chunk)
@@ -201,9 +211,10 @@ def _attend_block(run: Run, state: Array, query: Array, key: Array, value: Array
 
 
 def _attend_chunks(
-    causal: Causal, chunk: int, run: Run, state: Array, query: Array, key: Array, value: Array, *rest: Array
+    causal: Causal, chunk: int | None, run: Run, state: Array, query: Array, key: Array, value: Array, *rest: Array
 ) -> tuple[Array, Arrays]:
     """Attend several chunks side by side, on an axis of their own: each to itself, and to the state before it."""
+    chunk = query.shape[-2] if chunk is None else chunk
     xp, backend, (*masks, scale) = run.xp, run.backend, rest
     query, key, value, *masks = (_stand_side_by_side(xp, array, chunk) for array in (query, key, value, *masks))
     mask = masks[0] if masks else None

@@ -128,12 +128,17 @@ def problem_of(shapes: dict[str, Shape], *, value_dim: int | None = None, masked
         single=len(query) == _MATRIX,
         heads=heads,
         kv_heads=kv_heads,
-        query_length=query[-2],
-        key_length=key[-2],
+        query_length=_known(query[-2]),
+        key_length=_known(key[-2]),
         head_dim=query[-1] or 0,
         value_dim=value_dim or shapes.get("value", query)[-1] or 0,
         masked=masked,
     )
+
+
+def _known(size: Any) -> int | None:
+    """Return a size, None for one that a library has only a symbol for."""
+    return size if isinstance(size, int) else None
 
 
 def _check_pair(key: Shape, value: Shape, got: str) -> None:

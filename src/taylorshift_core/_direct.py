@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._divide import divide
 from taylorshift_core._efficient import read
+from taylorshift_core._namespace import device_of
 from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ def attend_allowed(
     allowed: Array,
     past: tuple[Array, ...],
 ) -> Array:
-    """Return the outputs of grouped queries over the keys that a dense mask, shape (..., queries, keys), allows."""
+    """Return the outputs of grouped queries over the keys that `allowed` lets each see, as `visible_to` reads it."""
     keys, values = prepare_all(run, key, value, mask)
 
     def step(
         run: Run, query: Array, allowed: Array, keys: Array, values: Array, scale: Array, *past: Array
     ) -> tuple[Array]:
-        x = prepare_query(run.backend, query, scale, run.weighting)
+        x, allowed = prepare_query(run.backend, query, scale, run.weighting), visible_to(run, allowed, keys)
 
         def inner(run: Run, keys: Array, values: Array, allowed: Array, x: Array) -> tuple[Array, Array]:
             return meet_allowed(run, x, keys, values, run.xp.matrix_transpose(allowed))
@@ -68,6 +69,16 @@ def attend_allowed(
     tiled, whole = (query, allowed), (keys, values, scale, *past)
     (output,) = run.backend.map_tiles(run, step, tiled, whole, run.plan.query_tile)
     return output
+
+
+def visible_to(run: Run, allowed: Array, keys: Array) -> Array:
+    """Return which keys each query of a tile sees, (..., queries, keys): a dense mask as it is, or one made of limits.
+
+    Limits are integers, shape (..., queries, 1): so many of the first keys are seen.
+    """
+    if allowed.dtype == run.xp.bool:
+        return allowed
+    return allowed > run.xp.arange(keys.shape[-2], device=device_of(allowed))
 
 
 def with_past(run: Run, x: Array, sums: Array, count: Array, past: tuple[Array, ...]) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from taylorshift_core._direct import prepare_all
+from taylorshift_core._direct import prepare_all, visible_to
 from taylorshift_core._divide import divide_vjp
 from taylorshift_core._leading import leading_of, sum_to, zeros
 from taylorshift_core._prepare import prepare_key
@@ -102,7 +102,7 @@ def _span_vjp(
         prepared = keys, values, carry
         to_queries, parts = _meet_vjp(run, to_queries, reading, cut(prepared, 0, seen))
         if seen < keys.shape[-2]:
-            visible = allowed[0] if causal is None else causal.allowed(run.xp, x)
+            visible = visible_to(run, allowed[0], keys) if causal is None else causal.allowed(run.xp, x)
             own = *cut(prepared, seen, keys.shape[-2]), run.xp.matrix_transpose(visible)
             to_queries, own_parts = _meet_vjp(run, to_queries, reading, own)
             parts = join(run.xp, [parts, own_parts])

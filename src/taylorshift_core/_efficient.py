@@ -19,14 +19,14 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None) -> Array:
 
     Costs ``2 * D * (value_dim + 1)`` operations a key and one tile of features in memory.
     """
-
-    def step(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
-        x = prepare_key(run.backend, key, mask, run.weighting)
-        return (state_of(run, x, prepare_value(run.backend, value, mask)),)
-
     tiled = (key, value) if mask is None else (key, value, mask)
-    (state,) = run.backend.fold_tiles(run, step, tiled, (), run.plan.key_tile)
+    (state,) = run.backend.fold_tiles(run, _summarise_tile, tiled, (), run.plan.key_tile)
     return state
+
+
+def _summarise_tile(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
+    x = prepare_key(run.backend, key, mask, run.weighting)
+    return (state_of(run, x, prepare_value(run.backend, value, mask)),)
 
 
 def state_of(run: Run, x: Array, values: Array) -> Array:
@@ -36,14 +36,14 @@ def state_of(run: Run, x: Array, values: Array) -> Array:
 
 def attend(run: Run, query: Array, state: Array, scale: Array) -> Array:
     """Return the outputs of grouped queries over the keys in `state`."""
-
-    def step(run: Run, query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
-        x = prepare_query(run.backend, query, scale, run.weighting)
-        return (divide(run, read(run, x, weighted, totals), totals[..., -1:], query),)
-
     whole = (*readable(run, state, query.shape[-1] + 1), scale)
-    (output,) = run.backend.map_tiles(run, step, (query,), whole, run.plan.query_tile)
+    (output,) = run.backend.map_tiles(run, _attend_tile, (query,), whole, run.plan.query_tile)
     return output
+
+
+def _attend_tile(run: Run, query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
+    x = prepare_query(run.backend, query, scale, run.weighting)
+    return (divide(run, read(run, x, weighted, totals), totals[..., -1:], query),)
 
 
 def read(run: Run, x: Array, weighted: Array, totals: Array) -> Array:

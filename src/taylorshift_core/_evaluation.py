@@ -86,7 +86,10 @@ class Evaluation:
 
     def _group(self, operands: Operands) -> Inputs:
         query, key, value, scale, sums, key_mask, attn_mask = operands
-        return Inputs.group(self.call, query, key, value, key_mask, scale, attn_mask, sums, self.causal)
+        inputs = Inputs.group(self.call, query, key, value, key_mask, scale, attn_mask, sums, self.causal)
+        if inputs.causal is None or self.run.plan.form != "direct" or not self.run.backend.traced:
+            return inputs
+        return replace(inputs, causal=None, allowed=inputs.causal.limits(self.run.xp, inputs.query, inputs.key))
 
     def _results(self, inputs: Inputs, output: Array, sums: Array | None) -> Arrays:
         xp = self.run.xp

@@ -30,11 +30,12 @@ def library_name(namespace: Any) -> str:
 
 
 def device_of(array: Array) -> Any:
-    """Return the device of an array, or None where its library has no such notion."""
+    """Return the device of an array, or None where its library has no such notion, or the array is spread over several."""
     try:
-        return array_api_compat.device(array)
+        device = array_api_compat.device(array)
     except AttributeError:
         return None
+    return None if len(getattr(device, "device_set", ())) > 1 else device  # JAX: a sharding stands for its devices
 
 
 def _kind(thing: object) -> str:

@@ -179,7 +179,7 @@ def _entries(problem: Problem, backend: Backend, itemsize: int) -> int:
 
 
 def _heads_at_once(problem: Problem, backend: Backend) -> int:
-    heads = prod(size or 1 for size in (*problem.batch, problem.heads))
+    heads = prod(size or 1 for size in (*problem.batch, problem.heads) if isinstance(size, int))
     return max(heads, 1) if backend.batch_at_once else 1
 
 

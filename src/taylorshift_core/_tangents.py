@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from taylorshift_core._direct import visible_to
 from taylorshift_core._direct_gradients import spans
 from taylorshift_core._divide import divide_jvp
 from taylorshift_core._efficient import read, readable, state_of
@@ -106,7 +107,7 @@ def _direct_jvp(run: Run, at: Inputs, by: Inputs, past: Array | None) -> Arrays:
             x, by_x = _queries_jvp(run, query, by_query, scale, by_scale)
             sums, count = _meet_all_jvp(run, x, by_x, cut(tokens, 0, seen))
             if seen < last:
-                visible = allowed if causal is None else causal.allowed(run.xp, x)
+                visible = visible_to(run, allowed, tokens[0]) if causal is None else causal.allowed(run.xp, x)
                 own_sums, own_count = _meet_all_jvp(run, x, by_x, cut(tokens, seen, last), visible)
                 sums, count = sums + own_sums, count + own_count
             if not state:
