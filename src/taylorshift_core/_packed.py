@@ -93,7 +93,8 @@ def attention_packed(
     for q, k in zip(queries, keys, strict=True):
         mask = None if key_mask is None else key_mask[..., k]
         outputs.append((attention(query[..., q, :], key[..., k, :], value[..., k, :], key_mask=mask, **settings),))
-    return join(call.backend.namespace, outputs)[0]
+    with call.backend.scope(query):
+        return join(call.backend.namespace, outputs)[0]
 
 
 def _bounds(call: Call, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[list[slice], list[slice]]:
