@@ -1,5 +1,6 @@
 """The one list of chores: `python -m nox` lints and tests; `python -m nox --list` names the rest."""
 
+import ctypes
 import sys
 import tempfile
 import tomllib
@@ -15,6 +16,10 @@ nox.options.sessions = ["lint", "tests"]
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
 BACKENDS = sorted(PYPROJECT["project"]["entry-points"]["taylorshift_core.backends"])
 CONSTRAINTS = ("-c", "tests/constraints.txt")
+GPU_LIBRARIES = {
+    "cupy": ["cupy-cuda12x[ctk]", "ml-dtypes"],
+    "torch": [],
+}  # with a GPU: CUDA beside CuPy, as torch has it
 VARIABLES = {  # what some libraries read before they are imported; {} is the environment's folder
     "dpnp": {"OCL_ICD_FILENAMES": "{}/lib/libintelocl.so"},  # the driver that makes the CPU a device
     "jax": {  # two devices to spread over; tests compile thousands of small programs and run each once
@@ -27,6 +32,22 @@ VARIABLES = {  # what some libraries read before they are imported; {} is the en
 def install(session: nox.Session, *requirements: str, groups: tuple[str, ...]) -> None:
     """Install `requirements` and the dependency groups `groups`, all at the pinned versions."""
     session.install(*requirements, *nox.project.dependency_groups(PYPROJECT, *groups), *CONSTRAINTS)
+
+
+def other_folders(own: set[str]) -> list[str]:
+    """Return the options of pytest that leave out the folders of tests/backend not named in `own`."""
+    folders = sorted(folder for folder in Path("tests/backend").iterdir() if folder.is_dir() and folder.name not in own)
+    return [f"--ignore={folder}" for folder in folders]
+
+
+def cuda_devices() -> int:
+    """Return the number of CUDA devices that the driver of this machine knows; 0 where there is no driver."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 @nox.session
@@ -47,13 +68,23 @@ def tests(session: nox.Session, backend: str) -> None:
         chosen = []
     # tests/backend/NAME is for that backend alone; generic, for libraries without an adapter, goes with the referee.
     own = {backend, "generic"} if backend == "array_api_strict" else {backend}
-    folders = sorted(folder for folder in Path("tests/backend").iterdir() if folder.is_dir() and folder.name not in own)
-    others = [f"--ignore={folder}" for folder in folders]
-    session.run("pytest", *chosen, *others, *session.posargs)
+    session.run("pytest", *chosen, *other_folders(own), *session.posargs)
     if whole and not session.posargs:
         documents = ["README.md", *map(str, sorted(Path("docs").rglob("*.md")))]
         doctests = ["--doctest-modules", "--doctest-glob=*.md", *documents]
         session.run("pytest", *doctests, "--pyargs", "taylorshift_core", "taylorshift_backends.numpy")
+
+
+@nox.session(name="tests-gpu")
+@nox.parametrize("backend", ["cupy", "torch"], ids=["cupy", "torch"])
+def tests_gpu(session: nox.Session, backend: str) -> None:
+    """Test one library on the GPUs of this machine, and print a report to attach to an issue."""
+    if not cuda_devices():
+        session.error("tests-gpu needs an NVIDIA GPU and its driver, and found none on this machine")
+    install(session, f".[{backend}]", *GPU_LIBRARIES[backend], groups=("tests",))
+    session.env.update({"TAYLORSHIFT_TEST_BACKEND": backend, "TAYLORSHIFT_TEST_GPU": "1"})
+    session.run("python", "tests/gpu_report.py", backend)
+    session.run("pytest", *(session.posargs or ["tests/backend", *other_folders({backend})]))
 
 
 @nox.session

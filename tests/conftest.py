@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,8 @@ class Library:
             array = array.astype(dtype if hasattr(np, dtype) else np.float32, copy=False)
         made = self.backend.from_numpy(array, device=self.device if device is None else device)
         if dtype is not None and array.dtype.kind == "f":
-            made = self.namespace.astype(made, getattr(self.namespace, dtype), copy=False)
+            with self.backend.scope(made):
+                made = self.namespace.astype(made, getattr(self.namespace, dtype), copy=False)
         return self.freeze(made)
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -103,8 +104,10 @@ class Library:
         xp = self.namespace
         if array.dtype == xp.bool:
             return self.to_numpy(array)
-        narrow = xp.finfo(array.dtype).bits < 32
-        return self.to_numpy(xp.astype(array, xp.float32) if narrow else array).astype(np.float64)
+        if xp.finfo(array.dtype).bits < 32:
+            with self.backend.scope(array):
+                array = xp.astype(array, xp.float32)
+        return self.to_numpy(array).astype(np.float64)
 
     def bits(self, array: Any) -> bytes:
         """Return the contents as bytes, to see any change at all (NaN and -0.0 too)."""
@@ -185,17 +188,36 @@ LIBRARIES = {
             session=_strict_flags,
         ),
         Library("jax", call=_jitted, other_place=lambda backend: backend.devices()[1]),
+        Library(
+            "cupy",
+            place=lambda backend: backend.devices()[1],  # while device 0 is the current one
+            other_place=lambda backend: backend.devices()[0],
+        ),
     )
 }
 
 
 NAME = os.environ.get("TAYLORSHIFT_TEST_BACKEND", "numpy")
+ON_A_GPU = "TAYLORSHIFT_TEST_GPU" in os.environ  # a real one, see the session tests-gpu
+if NAME == "cupy" and not ON_A_GPU:
+    from gpu_without_gpu.activate import activate
+
+    activate(devices=2)
 # tests/backend/<name> holds what is asked of one library alone; those of the others are left to their own sessions.
 collect_ignore = [f"backend/{other}" for other in backend_names() if other != NAME]
+if ON_A_GPU:
+    collect_ignore += ["backend/cupy/simulated", "backend/torch/test_shadow_cuda.py"]
 
 
 def _under_test() -> Library:
-    return LIBRARIES.get(NAME, Library(NAME))
+    library = LIBRARIES.get(NAME, Library(NAME))
+    return _on_a_gpu(library) if ON_A_GPU else library
+
+
+def _on_a_gpu(library: Library) -> Library:
+    """Return the library with its arrays on the last GPU, while the first is the current one."""
+    *others, last = (device for device in library.backend.devices() if "cuda" in str(device).lower())
+    return replace(library, place=lambda _: last, other_place=(lambda _: others[0]) if others else None)
 
 
 @pytest.fixture(scope="session")
@@ -220,8 +242,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave a library that compiles for every shape a sample of the shared tests."""
-    if NAME in COMPILING:
-        chosen = sample([item for item in items if item.path.parent.name == "backend"])
-        left = [item for item in items if item.path.parent.name == "backend" and item not in chosen]
+    if NAME in COMPILING and not ON_A_GPU:
+        shared = [item for item in items if item.path.parent.name == "backend"]
+        left = set(shared).difference(sample(shared))
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-COMPILING = ("jax", "ndonnx")
+COMPILING = ("cupy", "dpnp", "jax", "ndonnx")
 
 
 def every_two_together(rows: Sequence[Iterable[Any]]) -> list[int]:

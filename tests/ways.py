@@ -15,7 +15,16 @@ from oracle import attention_oracle
 from problems import Problem, draw
 from sample import COMPILING
 
-from taylorshift_core import Decoder, SlidingWindow, State, attention, attention_packed, explain, summarise
+from taylorshift_core import (
+    Decoder,
+    SlidingWindow,
+    State,
+    attention,
+    attention_packed,
+    explain,
+    load_backend,
+    summarise,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -105,12 +114,16 @@ def _cut(total: int, lengths: int | Iterable[int], options: dict[str, Any]) -> I
 
 def joined(parts: list[Array]) -> Array:
     """Return the parts joined along the tokens."""
-    return array_namespace(parts[0]).concat(parts, axis=parts[0].ndim - 2)
+    with load_backend(NAME).scope(parts[0]):
+        return array_namespace(parts[0]).concat(parts, axis=parts[0].ndim - 2)
+
+
+NAME = os.environ.get("TAYLORSHIFT_TEST_BACKEND", "numpy")
 
 
 def several(examples: int) -> settings:
     """Return settings for a property that is tried on so many problems, always the same ones."""
-    few = os.environ.get("TAYLORSHIFT_TEST_BACKEND") in COMPILING
+    few = NAME in COMPILING
     return settings(deadline=None, derandomize=True, max_examples=max(2, examples // 8) if few else examples)
 
 

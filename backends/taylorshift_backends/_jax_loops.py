@@ -78,7 +78,8 @@ _JITTED = {loop: jax.jit(loop, static_argnums=(0, 1, 2), inline=True) for loop i
 
 def _compiled(loop: Callable[..., Any], step: Step) -> Callable[..., Any]:
     """Return the loop, compiled once for all calls where a step is the same function in each; closures are new ones."""
-    return loop if step.__closure__ else _JITTED[loop]
+    same = isinstance(step, FunctionType) and step.__closure__ is None
+    return _JITTED[loop] if same else loop
 
 
 def _checkpointed(run: Run, step: Step) -> Step:

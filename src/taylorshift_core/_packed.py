@@ -113,9 +113,10 @@ def attention_packed(
             output, state = output
             states.append(replace(state, sums=pack.state_sums(state.sums)))
         outputs.append((pack.restore(output),))
-    (joined,) = join(call.backend.namespace, outputs)
-    joined = _in_order(call, joined, batches, queries)
-    return (joined, _states_in_order(call, states, batches)) if return_state else joined
+    with call.backend.scope(query):
+        (joined,) = join(call.backend.namespace, outputs)
+        joined = _in_order(call, joined, batches, queries)
+        return (joined, _states_in_order(call, states, batches)) if return_state else joined
 
 
 def _batches(call: Call, queries: list[slice], keys: list[slice], *, features: bool) -> list[list[int]]:

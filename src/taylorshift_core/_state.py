@@ -90,7 +90,8 @@ class State:
         device = device_of(like)
         place = {} if device is None else {"device": device}
         shape = (*leading, n_features(head_dim + 1), value_dim + 1)
-        sums = xp.zeros(shape, dtype=backend.working_dtype(xp, like.dtype), **place)
+        with backend.scope(like):
+            sums = xp.zeros(shape, dtype=backend.working_dtype(xp, like.dtype), **place)
         return cls(sums, head_dim, _checks.check_weighting(coefficients, normalise=normalise))
 
     @classmethod
@@ -143,7 +144,8 @@ class State:
         if not isinstance(other, State):
             return NotImplemented
         check_combine(self, other)
-        return replace(self, sums=self.sums + other.sums)
+        with backend_of(state=self.sums).scope(self.sums):
+            return replace(self, sums=self.sums + other.sums)
 
     def __radd__(self, other: object) -> State:
         """Return this state for ``0 + state``, where `sum` begins."""
@@ -154,7 +156,8 @@ class State:
         if not isinstance(other, State):
             return NotImplemented
         check_combine(self, other)
-        return replace(self, sums=self.sums - other.sums)
+        with backend_of(state=self.sums).scope(self.sums):
+            return replace(self, sums=self.sums - other.sums)
 
     def merge(self, *others: State) -> State:
         """Return the state of the tokens of all; axes before the heads broadcast.
@@ -176,9 +179,11 @@ class State:
 
     def _cleared(self) -> State:
         """Return the state with zeros where it has no tokens: what is left there of removing them is rounding."""
-        xp = backend_of(state=self.sums).namespace
-        some = self.sums[..., self.head_dim : self.head_dim + 1, -1:] != 0
-        return replace(self, sums=xp.where(some, self.sums, xp.zeros_like(self.sums)))
+        backend = backend_of(state=self.sums)
+        xp = backend.namespace
+        with backend.scope(self.sums):
+            some = self.sums[..., self.head_dim : self.head_dim + 1, -1:] != 0
+            return replace(self, sums=xp.where(some, self.sums, xp.zeros_like(self.sums)))
 
     def _summarise(self, key: Array, value: Array, key_mask: Array | None) -> State:
         call = check_call(key, key, value, key_mask, normalise=self.weighting.normalise)
