@@ -108,6 +108,7 @@ def joined(parts: list[Array]) -> Array:
 
 
 COMPILING = ("jax", "ndonnx")  # libraries that compile for every shape: they see fewer of the problems
+THIN = {"jax": 4, "ndonnx": 2, "dask": 2}  # so many dtypes share the conformance kit's problems
 
 
 def several(examples: int) -> settings:
