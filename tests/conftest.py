@@ -12,6 +12,7 @@ import array_api_compat
 import numpy as np
 import pytest
 from hypothesis import settings
+from sample import COMPILING, sample
 
 from taylorshift_core import backend_names, load_backend
 
@@ -160,6 +161,12 @@ def _strict_flags(backend: Backend) -> AbstractContextManager[Any]:
     return flags
 
 
+def _other_queue(backend: Backend) -> Any:
+    import dpctl
+
+    return dpctl.SyclQueue(backend.devices()[0])
+
+
 LIBRARIES = {
     library.name: library
     for library in (
@@ -174,6 +181,8 @@ LIBRARIES = {
             other_place=lambda backend: backend.namespace.Device("CPU_DEVICE"),
             session=_strict_flags,
         ),
+        Library("dpnp", other_place=_other_queue),
+        Library("mlx"),
     )
 }
 
@@ -205,3 +214,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, choices in (("dtype", _under_test().dtypes), ("layout", tuple(_under_test().layouts))):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, choices)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a library that compiles for every shape a sample of the shared tests."""
+    if NAME in COMPILING:
+        shared = [item for item in items if item.path.parent.name == "backend"]
+        left = set(shared).difference(sample(shared))
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from oracle import attention_oracle
 from problems import Problem, draw
+from sample import COMPILING
 
 from taylorshift_core import Decoder, SlidingWindow, State, attention, attention_packed, explain, summarise
 
@@ -107,8 +108,7 @@ def joined(parts: list[Array]) -> Array:
     return array_namespace(parts[0]).concat(parts, axis=parts[0].ndim - 2)
 
 
-COMPILING = ("jax", "ndonnx")  # libraries that compile for every shape: they see fewer of the problems
-THIN = {"jax": 4, "ndonnx": 2, "dask": 2}  # so many dtypes share the conformance kit's problems
+THIN = {"dask": 2, "dpnp": 3, "jax": 4, "ndonnx": 2}  # so many dtypes share the conformance kit's problems
 
 
 def several(examples: int) -> settings:

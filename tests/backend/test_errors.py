@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     Call = Callable[..., Any]
 
-B = 10**13  # a batch of views of one entry: whoever begins to compute with it is out of memory at once
+B = (
+    2**31 - 1
+)  # the largest size that all libraries take; a batch of views of one entry: whoever begins to compute with it is out of memory at once
 FUNCTIONS = pytest.mark.parametrize("function", [attention, explain, attention_weights])
 
 
@@ -180,9 +182,9 @@ def test_devices_that_differ(library: Library, function: Call) -> None:
         return
     query, key, value = _good(library)
     there = library.to_array(np.ones((2, 2, 5, 3)), "float32", device=library.other_place(library.backend))
-    _refused(BackendError, "device", function, (query, there, value))
+    _refused(BackendError, "(?i)device", function, (query, there, value))
     mask = library.to_array(np.ones(5, dtype=np.bool_), device=library.other_place(library.backend))
-    _refused(BackendError, "device", function, (query, key, value), key_mask=mask)
+    _refused(BackendError, "(?i)device", function, (query, key, value), key_mask=mask)
 
 
 MASK_SHAPES = {
