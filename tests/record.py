@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import platform
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +44,7 @@ def record(backend: Backend, report: Report) -> dict[str, Any]:
         "backend": backend.name,
         "version": metadata.version(metadata.packages_distributions()[backend.name][0]),
         "dtypes": list(report.dtypes),
-        "devices": list(report.devices),
+        "devices": [re.sub(r" at 0x[0-9a-f]+", "", device) for device in report.devices],
         "machine": f"{platform.system()} {platform.machine()}",
         **shown,
         "errors": {name: {dtype: float(f"{error:.1e}") for dtype, error in row.items()} for name, row in report.errors.items()},

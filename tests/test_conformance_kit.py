@@ -192,6 +192,25 @@ def test_thinned_dtypes_share_the_problems() -> None:
     assert len(whole.findings) > 2.5 * len(report.findings)
 
 
+def test_functions_are_transformed() -> None:
+    seen = []
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(given: dict[str, Any]) -> list[Any]:
+            seen.append(sorted(given))
+            return [array + 1 for array in function(given)]
+
+        return call
+
+    report = measure_backend("numpy", dtypes=["float64"], transform=watched, thin=7)
+    results = [
+        each for each in report.findings if each.result != "an input" and each.problem not in ("no query", "no batch")
+    ]
+    assert results
+    assert all(each.failed for each in results)
+    assert ["cotangent", "key", "query", "value"] in seen
+
+
 def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["numpy"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def report(library: Library) -> Report:
-    return measure_backend(library.backend, thin=THIN.get(library.name, 1))
+    """Every function is called as the library is tested: JAX under jit, Dask with compute forbidden."""
+    thin = THIN.get(library.name, 1)
+    return measure_backend(library.backend, transform=lambda function: partial(library.call, function), thin=thin)
 
 
 def test_the_kit_passes(library: Library, report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from taylorshift_core.errors import BackendError
 from taylorshift_core.testing._place import EPS, Place
 from taylorshift_core.testing._problems import problems
 from taylorshift_core.testing._report import DTYPES, Finding, Report
-from taylorshift_core.testing._ways import ways
+from taylorshift_core.testing._ways import Results, ways
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from taylorshift_core.testing._problems import Problem
+
+    Transform = Callable[[Callable[[dict[str, Any]], list[Any]]], Callable[[dict[str, Any]], list[Any]]]
 
 Array = Any
 _NARROW = ("float16", "bfloat16")
@@ -28,8 +31,17 @@ _ROUNDINGS = 4  # a gradient is a chain of four sums: scores, sums, what goes ba
 _FOR_TESTS = {"from_numpy", "to_numpy", "devices", "wait", "peak_memory"}  # fields that attention does not use
 
 
+def _as_it_is(function: Any) -> Any:
+    return function
+
+
 def check_backend(
-    backend: Backend | str, *, dtypes: Sequence[str] | None = None, devices: Sequence[Any] | None = None, thin: int = 1
+    backend: Backend | str,
+    *,
+    dtypes: Sequence[str] | None = None,
+    devices: Sequence[Any] | None = None,
+    transform: Transform = _as_it_is,
+    thin: int = 1,
 ) -> Report:
     """Run the conformance suite against one adapter, of this distribution or any other.
 
@@ -43,8 +55,11 @@ def check_backend(
         those that the library has.
     devices
         Where to run; by default all of ``backend.devices()``.
+    transform
+        Applied to every function that is checked, from a dict of arrays to a list of arrays: ``jax.jit``,
+        ``torch.compile``.
     thin
-        Share the problems between so many dtypes, each then runs in one of them: for libraries that compile for every
+        Run in each dtype only one problem in so many, in the next dtype others: for libraries that compile for every
         shape.
 
     Returns
@@ -66,13 +81,18 @@ def check_backend(
     >>> report.dtypes
     ('float64', 'float32', 'float16')
     """
-    report = measure_backend(backend, dtypes=dtypes, devices=devices, thin=thin)
+    report = measure_backend(backend, dtypes=dtypes, devices=devices, transform=transform, thin=thin)
     report.check()
     return report
 
 
 def measure_backend(
-    backend: Backend | str, *, dtypes: Sequence[str] | None = None, devices: Sequence[Any] | None = None, thin: int = 1
+    backend: Backend | str,
+    *,
+    dtypes: Sequence[str] | None = None,
+    devices: Sequence[Any] | None = None,
+    transform: Transform = _as_it_is,
+    thin: int = 1,
 ) -> Report:
     """Return what `check_backend` finds, failures too, without raising for them."""
     if isinstance(backend, str):
@@ -87,7 +107,9 @@ def measure_backend(
         places = [Place(backend, dtype, device) for dtype in (DTYPES if dtypes is None else dtypes)]
         there = [place for place in places if place.exists]
         for i, place in enumerate(there):
-            findings += [each for problem in problems()[i % thin :: thin] for each in _findings(place, problem)]
+            findings += [
+                each for problem in problems()[i % thin :: thin] for each in _findings(place, problem, transform)
+            ]
         missing = {place.dtype for place in places} - {place.dtype for place in there}
         for dtype in missing if dtypes is not None else missing & {"float32"}:
             findings.append(Finding("dtypes", "any", "an array", dtype, str(device or ""), fault="cannot be made"))
@@ -118,7 +140,7 @@ def _lost(backend: Backend, devices: Sequence[Any]) -> Iterator[tuple[Any, str]]
         found.append(stands)
 
 
-def _findings(place: Place, problem: Problem) -> Iterator[Finding]:
+def _findings(place: Place, problem: Problem, transform: Transform) -> Iterator[Finding]:
     gradients = place.backend.no_gradients is None
     for row, form, way in ways(problem, gradients=gradients):
         about: dict[str, Any] = {
@@ -130,15 +152,29 @@ def _findings(place: Place, problem: Problem) -> Iterator[Finding]:
         for behind in (None, math.nan) if problem.hidden() is not None else (None,):
             try:
                 given = place.given(problem, behind_masks=behind)
-                yield from _compared(place, problem, way(problem, form, given), given, about)
+                results = _results(transform, partial(way, problem, form), given)
+                yield from _compared(place, problem, results, given, about)
                 fault = _written(place, given, place.given(problem, behind_masks=behind))
                 yield Finding(**about, result="an input", fault=fault)
             except Exception as error:  # noqa: BLE001  whatever an adapter raises is a failure of this problem
                 yield Finding(**about, result="the call", fault=f"raised {type(error).__name__}: {error}")
 
 
+def _results(transform: Transform, way: Callable[[dict[str, Array]], Results], given: dict[str, Array]) -> Results:
+    """Return the results of a way, transformed as a function from arrays to arrays."""
+    names: list[str] = []
+
+    def compute(given: dict[str, Array]) -> list[Array]:
+        found = way(given)
+        names[:] = [name for name, _ in found]
+        return [array for _, array in found]
+
+    arrays = transform(compute)(given)
+    return list(zip(names, arrays, strict=True))
+
+
 def _compared(
-    place: Place, problem: Problem, results: list[tuple[str, Array]], given: dict[str, Array], about: dict[str, Any]
+    place: Place, problem: Problem, results: Results, given: dict[str, Array], about: dict[str, Any]
 ) -> Iterator[Finding]:
     for name, actual in results:
         if name not in problem.expected:
