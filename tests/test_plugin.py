@@ -25,6 +25,20 @@ print(type(output).__module__, output.device, toyarray.to_host(output)[0].tolist
 """
 
 
+GENERIC = """
+import toyarray
+from taylorshift_core import Backend, BackendError, backend_names
+from taylorshift_core.testing import check_backend
+assert "toyarray" not in backend_names()
+conversions = {"from_numpy": lambda x, device=None: toyarray.asarray(x), "to_numpy": toyarray.to_host}
+print(check_backend(Backend(name="toyarray", namespace=toyarray, **conversions), dtypes=["float64"]))
+try:
+    check_backend(Backend(name="toyarray", namespace=toyarray, tile_bytes=7, **conversions))
+except BackendError as error:
+    print(error)
+"""
+
+
 def run(*words: str, path: list[Path]) -> subprocess.CompletedProcess[str]:
     folders = [str(each) for each in path] + list(filter(None, [os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
@@ -82,6 +96,14 @@ def test_the_kit_refuses_the_plugin_with_a_bug(plugin: Path, bug: str, tmp_path:
     done = run(*KIT, "toyarray", "--dtypes", "float64", path=[broken])
     assert done.returncode == 1, done.stdout + done.stderr
     assert message in done.stderr
+
+
+def test_a_library_without_an_adapter_is_checked_with_generic_fields_alone(plugin: Path, tmp_path: Path) -> None:
+    shutil.copy(plugin / "toyarray.py", tmp_path)
+    done = run("-c", GENERIC, path=[tmp_path])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 failed; " in done.stdout
+    assert "differs in tile_bytes. Register it" in done.stdout
 
 
 def test_the_steps_of_contributing(plugin: Path, tmp_path: Path) -> None:
