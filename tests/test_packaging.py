@@ -48,7 +48,7 @@ def test_every_adapter_has_an_entry_point_and_an_extra(distribution: metadata.Di
         assert value == f"taylorshift_backends.{name}:BACKEND"
     (contract,) = (c for c in PYPROJECT["tool"]["importlinter"]["contracts"] if c["type"] == "independence")
     assert set(contract["modules"]) == {f"taylorshift_backends.{name}" for name in BACKENDS}
-    assert {normalised(name) for name in (*BACKENDS, "cli")} == {
+    assert {normalised(name) for name in (*BACKENDS, "cli", "compiled")} == {
         normalised(name) for name in distribution.metadata.get_all("Provides-Extra", [])
     }
 
