@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from oracle import attention_oracle
+from oracle import attention_oracle, cancellation
 from problems import draw
 
 from taylorshift_core import attention, explain
@@ -91,7 +91,8 @@ def compare_attention(
     plan = dataclasses.replace(explain(*inputs, form=form, **options), **tiles) if tiles else None
     actual = library.run(attention, *inputs, form=form, plan=plan, **options)
     expected = attention_oracle(query, key, value, **exact)
-    assert_matches(library, dtype, actual, expected, terms=terms)
+    reference = np.max(np.abs(expected), initial=0.0) * cancellation(query, key, **exact)
+    assert_matches(library, dtype, actual, expected, terms=terms, reference=reference)
     return actual
 
 

@@ -173,6 +173,12 @@ def _jitted(function: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
     return jax.jit(lambda arrays, traced: function(*arrays, **traced, **constant))(arrays, traced)
 
 
+def _other_queue(backend: Backend) -> Any:
+    import dpctl
+
+    return dpctl.SyclQueue(backend.devices()[0])
+
+
 LIBRARIES = {
     library.name: library
     for library in (
@@ -193,6 +199,8 @@ LIBRARIES = {
             place=lambda backend: backend.devices()[1],  # while device 0 is the current one
             other_place=lambda backend: backend.devices()[0],
         ),
+        Library("dpnp", other_place=_other_queue),
+        Library("mlx"),
     )
 }
 

@@ -9,6 +9,7 @@ from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._causal import Causal, check_causal
 from taylorshift_core._checks import check_mask
 from taylorshift_core._evaluation import Evaluation, Operands
+from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._forms import Inputs
 from taylorshift_core._run import Run
 from taylorshift_core._state import State, check_state
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Array = Any
 
 
+@takes_dlpack
 def attention(
     query: Array,
     key: Array,
@@ -194,6 +196,7 @@ def _check_dense(form: str, causal: Causal | None) -> str:
     return "direct"
 
 
+@takes_dlpack
 def attention_weights(
     query: Array,
     key: Array,
@@ -236,6 +239,7 @@ def attention_weights(
         return _prepare.ungroup(run.xp, matrix, call.problem)
 
 
+@takes_dlpack
 def explain(
     query: Array,
     key: Array,

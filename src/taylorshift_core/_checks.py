@@ -207,7 +207,7 @@ def _fits(size: int | None, wanted: int | None) -> bool:
 
 def is_array(thing: object) -> bool:
     """Tell an array from a number; numbers of NumPy are numbers."""
-    return hasattr(thing, "shape") and not isinstance(thing, Real)
+    return (hasattr(thing, "shape") or hasattr(thing, "__dlpack__")) and not isinstance(thing, Real)
 
 
 def check_scale_number(scale: Any) -> None:

@@ -9,6 +9,7 @@ from taylorshift_core import _stream
 from taylorshift_core._attention import attention
 from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._checks import check_weighting
+from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._registry import backend_of
 from taylorshift_core._run import Run
 from taylorshift_core._state import State, check_state
@@ -62,6 +63,7 @@ class Decoder:
             msg = f"tail must be an integer of at least 1; got {self.tail!r}"
             raise OptionError(msg)
 
+    @takes_dlpack
     def step(
         self,
         query: Array,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from taylorshift_core._attention import evaluation_of, results_of, state_of
 from taylorshift_core._checks import is_array
+from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._registry import backend_of
 from taylorshift_core._state import State
 from taylorshift_core.errors import BackendError, DTypeError, OptionError, ShapeError
@@ -58,6 +59,7 @@ class Gradients(NamedTuple):
     state: State | None = None
 
 
+@takes_dlpack
 def attention_vjp(
     query: Array, key: Array, value: Array, **options: Unpack[Options]
 ) -> tuple[Any, Callable[[Any], Gradients]]:
@@ -109,6 +111,7 @@ def attention_vjp(
     results, kept = evaluation.attend_keeping(operands)
     kinds = [(tuple(result.shape), result.dtype) for result in results]
 
+    @takes_dlpack
     def pullback(cotangent: Any) -> Gradients:
         cotangents = _cotangents_of(cotangent, with_state=evaluation.with_state)
         for name, given, kind in zip(_COTANGENTS, cotangents, kinds, strict=False):
@@ -120,6 +123,7 @@ def attention_vjp(
     return results_of(evaluation, results), pullback
 
 
+@takes_dlpack
 def attention_jvp(primals: Sequence[Array], tangents: Sequence[Any], **options: Unpack[Options]) -> tuple[Any, Any]:
     """Return the attention, and by how much it changes as its arguments move.
 

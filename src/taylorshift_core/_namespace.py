@@ -10,17 +10,24 @@ from taylorshift_core.errors import BackendError
 
 Array = Any
 _WRAPPER = "array_api_compat."
+_CURES = {"pandas": "its to_numpy()", "polars": "its to_numpy()", "pyarrow": "its to_numpy()", "scipy": "its toarray()"}
 
 
 def namespace_of(array: Array, name: str) -> Any:
     """Return the array-API namespace of an array; `name` is what to call it in an error."""
-    if not array_api_compat.is_array_api_obj(array):
+    if not has_namespace(array):
         msg = (
-            f"{name} must be an array of a library that speaks the Python array API (NumPy, PyTorch, CuPy, JAX, ...); "
-            f"got {_kind(array)}. Convert it first, for example with numpy.asarray."
+            f"{name} must be an array of a library that speaks the Python array API (NumPy, PyTorch, CuPy, JAX, ...), or "
+            f"speak DLPack; got {_kind(array)}. Convert it first, for example with {_cure(array)}."
         )
         raise BackendError(msg)
     return array_api_compat.array_namespace(array)
+
+
+def has_namespace(thing: object) -> bool:
+    """Tell whether something is an array of a library with an array namespace."""
+    found: bool = array_api_compat.is_array_api_obj(thing)
+    return found
 
 
 def library_name(namespace: Any) -> str:
@@ -36,6 +43,10 @@ def device_of(array: Array) -> Any:
     except AttributeError:
         return None
     return None if len(getattr(device, "device_set", ())) > 1 else device  # JAX: a sharding stands for its devices
+
+
+def _cure(thing: object) -> str:
+    return _CURES.get(type(thing).__module__.partition(".")[0], "numpy.asarray")
 
 
 def _kind(thing: object) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from taylorshift_core._attention import attention
 from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._checks import is_array
+from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._pack import Pack, take
 from taylorshift_core._registry import backend_of
 from taylorshift_core.errors import DTypeError, ShapeError
@@ -27,6 +28,7 @@ Array = Any
 _ENTRIES_AT_ONCE = 1 << 16  # tokens of all heads: enough to make calls rare, and little memory
 
 
+@takes_dlpack
 def attention_packed(
     query: Array,
     key: Array,

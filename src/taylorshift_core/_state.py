@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _checks, _efficient, _prepare
 from taylorshift_core._call import TAYLOR, Call, check_call
+from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._kinds import check_combine, check_fits
 from taylorshift_core._namespace import device_of
 from taylorshift_core._registry import backend_of, load_backend
@@ -169,10 +170,12 @@ class State:
         """
         return reduce(add, others, self)
 
+    @takes_dlpack
     def add(self, key: Array, value: Array, *, key_mask: Array | None = None) -> State:
         """Return the state with more keys and values, given as to `summarise`."""
         return self + self._summarise(key, value, key_mask)
 
+    @takes_dlpack
     def remove(self, key: Array, value: Array, *, key_mask: Array | None = None) -> State:
         """Return the state without keys and values that were added before, in any order and grouping."""
         return (self - self._summarise(key, value, key_mask))._cleared()
@@ -189,6 +192,7 @@ class State:
         call = check_call(key, key, value, key_mask, normalise=self.weighting.normalise)
         return _summarise(replace(call, weighting=self.weighting), key, value, key_mask)
 
+    @takes_dlpack
     def read(self, query: Array, *, scale: float | Array | None = None) -> Array:
         """Return the sums of [value, 1] over the keys in this state, weighted for each query.
 
@@ -224,6 +228,7 @@ class State:
             (sums,) = run.backend.map_tiles(run, _read, tiled, whole, run.plan.query_tile)
             return _prepare.ungroup(xp, sums, call.problem)
 
+    @takes_dlpack
     def attend(self, query: Array, *, scale: float | Array | None = None, normalise_output: bool = False) -> Array:
         """Return the attention of `query` over the keys in this state.
 
@@ -296,6 +301,7 @@ def check_state(state: object, call: Call) -> None:
     check_fits(state, call)
 
 
+@takes_dlpack
 def summarise(
     key: Array,
     value: Array,

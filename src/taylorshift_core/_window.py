@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _stream
 from taylorshift_core._call import TAYLOR, check_call
+from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._namespace import device_of
 from taylorshift_core._run import Run
 from taylorshift_core.errors import OptionError
@@ -81,6 +82,7 @@ class SlidingWindow:
             msg = f"{name} must be {limit}; got {number!r}"
             raise OptionError(msg)
 
+    @takes_dlpack
     def step(
         self,
         query: Array,

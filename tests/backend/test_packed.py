@@ -198,7 +198,7 @@ def test_no_sequences(library: Library, dtype: str) -> None:
 
 def test_bounds_may_be_arrays_of_the_library(library: Library, dtype: str) -> None:
     arrays, bounds = _pack(library, dtype)
-    there = library.namespace.asarray(bounds, device=library.device)
+    there = library.to_array(np.asarray(bounds))
     expected = attention_packed(*arrays, cu_seqlens_q=bounds)
     assert_same_bits(library, attention_packed(*arrays, cu_seqlens_q=there, cu_seqlens_k=there), expected)
 
