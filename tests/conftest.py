@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat
 import numpy as np
 import pytest
 from hypothesis import settings
+from lazily import computing_nothing
 
 from taylorshift_core import backend_names, load_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from taylorshift_core import Backend
 
@@ -68,6 +70,8 @@ class Library:
     call: Callable[..., Any] = _plain  # how a function is called: JAX under jit, Dask with compute forbidden
     session: Callable[[Backend], AbstractContextManager[Any]] = lambda _backend: nullcontext()
     layouts: dict[str, Callable[[Library, np.ndarray, str, Path], Any]] = field(default_factory=LAYOUTS.copy)
+    sample: int = 1  # of so many shared tests one is run, and all that is needed to show each parameter's choices
+    unsuited: frozenset[str] = frozenset()  # tests, without their parameters, that ask what it is not made for
 
     @cached_property
     def backend(self) -> Backend:
@@ -160,6 +164,23 @@ def _strict_flags(backend: Backend) -> AbstractContextManager[Any]:
     return flags
 
 
+def _lazily(function: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
+    with computing_nothing():
+        return function(*arrays, **keywords)
+
+
+STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow with every one
+    {
+        "test_decoder.py::test_errors_do_not_grow_with_the_stream",
+        "test_window.py::test_a_bad_token_is_gone_one_window_after_it_left",
+        "test_window.py::test_a_window_with_nothing_to_attend_gives_exact_zeros",
+        "test_window.py::test_chunks_enter_leave_and_are_summed_anew",
+        "test_window.py::test_memory_does_not_grow",
+        "test_window.py::test_no_drift",
+        "test_window.py::test_the_drift_bound",
+    }
+)
+
 LIBRARIES = {
     library.name: library
     for library in (
@@ -174,6 +195,8 @@ LIBRARIES = {
             other_place=lambda backend: backend.namespace.Device("CPU_DEVICE"),
             session=_strict_flags,
         ),
+        Library("dask", call=_lazily, sample=10, unsuited=STREAMS),
+        Library("ndonnx", sample=12, unsuited=STREAMS),
     )
 }
 
@@ -181,6 +204,8 @@ LIBRARIES = {
 NAME = os.environ.get("TAYLORSHIFT_TEST_BACKEND", "numpy")
 # tests/backend/<name> holds what is asked of one library alone; those of the others are left to their own sessions.
 collect_ignore = [f"backend/{other}" for other in backend_names() if other != NAME]
+if load_backend(NAME).no_gradients is not None:  # tests/backend/NAME shows that it says so
+    collect_ignore.append("backend/test_gradients.py")
 
 
 def _under_test() -> Library:
@@ -198,6 +223,34 @@ def library(backend: Backend) -> Iterator[Library]:
     """The library under test: its Backend, and how tests make, read and pass its arrays."""
     with _under_test().session(backend):
         yield _under_test()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one shared test in `sample`, by a hash of its name, and what else shows each choice of each parameter once."""
+    library = _under_test()
+    if library.sample == 1:
+        return
+    shown: set[tuple[str, str, str]] = set()
+    kept = set()
+    for item in sorted(items, key=_hash):
+        test = item.nodeid.partition("[")[0].rpartition("/")[2]
+        choices = {(test, name, repr(choice)) for name, choice in _parameters(item).items()}
+        shared = item.path.parent == Path(__file__).parent / "backend"
+        needed = not shared or not choices or not choices <= shown or _hash(item) % library.sample == 0
+        if needed and test not in library.unsuited:
+            kept.add(item)
+            shown |= choices
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters
+
+
+def _hash(item: pytest.Item) -> int:
+    return zlib.crc32(item.nodeid.encode())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -107,12 +107,12 @@ def joined(parts: list[Array]) -> Array:
     return array_namespace(parts[0]).concat(parts, axis=parts[0].ndim - 2)
 
 
-COMPILING = ("jax", "ndonnx")  # libraries that compile for every shape: they see fewer of the problems
+SLOW = ("dask", "jax", "ndonnx")  # libraries that compile, or make a graph, for every shape: they see fewer problems
 
 
 def several(examples: int) -> settings:
     """Return settings for a property that is tried on so many problems, always the same ones."""
-    few = os.environ.get("TAYLORSHIFT_TEST_BACKEND") in COMPILING
+    few = os.environ.get("TAYLORSHIFT_TEST_BACKEND") in SLOW
     return settings(deadline=None, derandomize=True, max_examples=max(2, examples // 8) if few else examples)
 
 
