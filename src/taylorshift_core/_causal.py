@@ -59,7 +59,7 @@ class Causal:
         """Return which keys (columns) each query (rows) sees, where lengths are not known: as a dense mask."""
         i, j = (xp.expand_dims(_places(xp, rows), axis=axis) for rows, axis in ((query, 1), (key, 0)))
         block_of_i, block_of_j = ((place - self.prefix) // self.block for place in (i, j))
-        return (j < self.prefix) | ((i >= self.prefix) & (block_of_i >= block_of_j))
+        return (j < self.prefix) | (block_of_i >= block_of_j)  # those of the prefix count as earlier blocks
 
 
 def _places(xp: Any, rows: Array) -> Array:

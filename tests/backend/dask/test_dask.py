@@ -139,10 +139,19 @@ def test_tasks_are_counted_in_blocks_not_in_tokens() -> None:
     assert twenty <= 20 * 12
 
 
+def test_query_heads_of_one_key_head_walk_together() -> None:
+    """Their state is built once, however Dask cut the query heads: a task for each of 4 pieces, 2 key heads, and batch."""
+    inputs = [_blocks(x, (3, 1, 6, -1)) for x in draw(dataclasses.replace(PROBLEM, query_length=22))[0]]
+    output = attention(*inputs, is_causal=True, plan=_small_tiles(*inputs, form="efficient"))
+    names = [key[0] for key in output.__dask_graph__() if isinstance(key, tuple)]
+    assert sum(name.startswith("taylorshift-scan") for name in names) == 4 * 2
+
+
 def test_memory_is_that_of_a_few_blocks() -> None:
     rng = da.random.default_rng(0)
     tokens = [rng.standard_normal((1, 200_000, 16), chunks=(1, 5_000, 16), dtype=np.float32) for _ in range(3)]
-    _, peak = load_backend("dask").peak_memory(lambda: attention(*tokens, form="efficient").sum())
+    total, peak = load_backend("dask").peak_memory(lambda: attention(*tokens, form="efficient").sum())
+    assert _n_tasks(total) == 1, "not computed"
     print(f"peak {peak / 1e6:.1f} MB for {sum(x.nbytes for x in tokens) / 1e6:.1f} MB of input that no one holds")
     assert peak < 12e6
 
