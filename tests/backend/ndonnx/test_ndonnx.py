@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ndonnx as ndx
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from oracle import attention_oracle, attention_weights_oracle, causal
@@ -25,6 +26,7 @@ from taylorshift_core import (
     load_backend,
     summarise,
 )
+from taylorshift_core.features import apply_multiplicity, feature_tile, n_features, n_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -258,3 +260,43 @@ def test_arrays_without_values_say_so() -> None:
     lazy = attention(*[ndx.argument(shape=("N", 3), dtype=ndx.float32)] * 3)
     with pytest.raises(ValueError, match="no propagated value"):
         NDONNX.to_numpy(lazy)
+
+
+def _features(rows: np.ndarray) -> np.ndarray:
+    """Return the features of [x / |x|, 1] for each row x, one row a token."""
+    units = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    columns = np.swapaxes(np.concatenate([units, np.ones_like(units[..., :1])], axis=-1), -1, -2)
+    return np.swapaxes(feature_tile(np, columns, 0, n_offsets(columns.shape[-2])), -1, -2)
+
+
+def _packed(array: np.ndarray) -> np.ndarray:
+    """Return (batch, heads, tokens, columns) as the operator wants it: (batch, tokens, heads * columns)."""
+    batch, heads, tokens, columns = array.shape
+    return np.swapaxes(array, 1, 2).reshape((batch, tokens, heads * columns)).astype(np.float32)
+
+
+def test_linear_attention_of_onnx_is_causal_attention_of_features() -> None:
+    """ONNX has had an operator since version 27 that keeps our state: fed with features and [value, 1], it needs one division."""
+    query, key, value = (
+        x.astype(np.float32) for x in draw(dataclasses.replace(PROBLEM, query_length=9, key_length=9))[0]
+    )
+    width, heads, kv_heads = query.shape[-1] + 1, query.shape[1], key.shape[1]
+    weights = apply_multiplicity(np, np.ones((n_features(width), 1), np.float32), width)[:, 0]
+    weights[width - 1] += 1  # gamma, times the sum of [value, 1]
+    given = {
+        "q": _packed(_features(query) * weights),
+        "k": _packed(_features(key)),
+        "v": _packed(np.concatenate([value, np.ones_like(value[..., :1])], axis=-1)),
+    }
+    options = {"q_num_heads": heads, "kv_num_heads": kv_heads, "update_rule": "linear", "scale": 1.0}
+    node = onnx.helper.make_node("LinearAttention", list(given), ["sums", "state"], **options)
+    results = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("sums", "state")]
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, x.shape) for name, x in given.items()]
+    graph = onnx.helper.make_graph([node], "causal", inputs, results)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 27)], ir_version=13)
+    packed, state = onnxruntime.InferenceSession(model.SerializeToString()).run(None, given)
+    sums = np.swapaxes(packed.reshape((*packed.shape[:2], heads, -1)), 1, 2)
+    _compare(
+        sums[..., :-1] / sums[..., -1:], attention_oracle(*map(_exact, (query, key, value)), allowed=causal(9, 9)), 2e-6
+    )
+    _compare(state, summarise(_exact(key), _exact(value)).sums, 2e-6)
