@@ -71,7 +71,7 @@ class Library:
     session: Callable[[Backend], AbstractContextManager[Any]] = lambda _backend: nullcontext()
     layouts: dict[str, Callable[[Library, np.ndarray, str, Path], Any]] = field(default_factory=LAYOUTS.copy)
     sample: int = 1  # of so many shared tests one is run, and all that is needed to show each parameter's choices
-    unsuited: frozenset[str] = frozenset()  # tests, without their parameters, that ask what it is not made for
+    unsuited: frozenset[str] = frozenset()  # tests without their parameters, or files, that ask what it is not made for
 
     @cached_property
     def backend(self) -> Backend:
@@ -181,6 +181,8 @@ STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a gr
     }
 )
 
+CALLS = frozenset({"test_chunks.py", "test_decoder.py", "test_window.py"})  # many calls on values, each interpreted
+
 LIBRARIES = {
     library.name: library
     for library in (
@@ -196,7 +198,7 @@ LIBRARIES = {
             session=_strict_flags,
         ),
         Library("dask", call=_lazily, sample=10, unsuited=STREAMS),
-        Library("ndonnx", sample=12, unsuited=STREAMS),
+        Library("ndonnx", dtypes=("float32",), sample=60, unsuited=STREAMS | CALLS),
     )
 }
 
@@ -237,7 +239,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         choices = {(test, name, repr(choice)) for name, choice in _parameters(item).items()}
         shared = item.path.parent == Path(__file__).parent / "backend"
         needed = not shared or not choices or not choices <= shown or _hash(item) % library.sample == 0
-        if needed and test not in library.unsuited:
+        if needed and library.unsuited.isdisjoint((test, item.path.name)):
             kept.add(item)
             shown |= choices
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
@@ -245,8 +247,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
+    """Return the parameters of a test, those of a problem in their place."""
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    return parameters
+    problem = parameters.get("problem")
+    return parameters if problem is None else parameters | vars(problem) | {"problem": None}
 
 
 def _hash(item: pytest.Item) -> int:
