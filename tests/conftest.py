@@ -181,7 +181,17 @@ STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a gr
     }
 )
 
-CALLS = frozenset({"test_chunks.py", "test_decoder.py", "test_window.py"})  # many calls on values, each interpreted
+CALLS = frozenset(  # many calls on arrays with values, where each operation goes through an interpreter
+    {
+        "test_causal.py::test_every_way_of_causal_attention",
+        "test_causal.py::test_padding_changes_no_bit",
+        "test_causal.py::test_what_comes_later_changes_no_bit",
+        "test_chunks.py",
+        "test_decoder.py",
+        "test_packed.py",
+        "test_window.py",
+    }
+)
 
 LIBRARIES = {
     library.name: library
@@ -198,7 +208,7 @@ LIBRARIES = {
             session=_strict_flags,
         ),
         Library("dask", call=_lazily, sample=10, unsuited=STREAMS),
-        Library("ndonnx", dtypes=("float32",), sample=60, unsuited=STREAMS | CALLS),
+        Library("ndonnx", sample=60, unsuited=STREAMS | CALLS),
     )
 }
 
