@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat
 import numpy as np
 import pytest
 from hypothesis import settings
+from lazily import computing_nothing
 from sample import COMPILING, sample
 
 from taylorshift_core import backend_names, load_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from taylorshift_core import Backend
 
@@ -69,6 +71,8 @@ class Library:
     call: Callable[..., Any] = _plain  # how a function is called: JAX under jit, Dask with compute forbidden
     session: Callable[[Backend], AbstractContextManager[Any]] = lambda _backend: nullcontext()
     layouts: dict[str, Callable[[Library, np.ndarray, str, Path], Any]] = field(default_factory=LAYOUTS.copy)
+    sample: int = 1  # of so many shared tests one is run, and all that is needed to show each parameter's choices
+    unsuited: frozenset[str] = frozenset()  # tests without their parameters, or files, that ask what it is not made for
 
     @cached_property
     def backend(self) -> Backend:
@@ -179,6 +183,36 @@ def _other_queue(backend: Backend) -> Any:
     return dpctl.SyclQueue(backend.devices()[0])
 
 
+def _lazily(function: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
+    with computing_nothing():
+        return function(*arrays, **keywords)
+
+
+STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow with every one
+    {
+        "test_decoder.py::test_errors_do_not_grow_with_the_stream",
+        "test_window.py::test_a_bad_token_is_gone_one_window_after_it_left",
+        "test_window.py::test_a_window_with_nothing_to_attend_gives_exact_zeros",
+        "test_window.py::test_chunks_enter_leave_and_are_summed_anew",
+        "test_window.py::test_memory_does_not_grow",
+        "test_window.py::test_no_drift",
+        "test_window.py::test_the_drift_bound",
+    }
+)
+
+CALLS = frozenset(  # many calls on arrays with values, where each operation goes through an interpreter
+    {
+        "test_causal.py::test_every_way_of_causal_attention",
+        "test_causal.py::test_padding_changes_no_bit",
+        "test_causal.py::test_what_comes_later_changes_no_bit",
+        "test_chunks.py",
+        "test_decoder.py",
+        "test_packed.py",
+        "test_properties.py",
+        "test_window.py",
+    }
+)
+
 LIBRARIES = {
     library.name: library
     for library in (
@@ -201,6 +235,8 @@ LIBRARIES = {
         ),
         Library("dpnp", other_place=_other_queue),
         Library("mlx"),
+        Library("dask", call=_lazily, sample=10, unsuited=STREAMS),
+        Library("ndonnx", sample=60, unsuited=STREAMS | CALLS),
     )
 }
 
@@ -215,6 +251,8 @@ if NAME == "cupy" and not ON_A_GPU:
 collect_ignore = [f"backend/{other}" for other in backend_names() if other != NAME]
 if ON_A_GPU:
     collect_ignore += ["backend/cupy/simulated", "backend/torch/test_shadow_cuda.py"]
+if load_backend(NAME).no_gradients is not None:  # tests/backend/NAME shows that it says so
+    collect_ignore.append("backend/test_gradients.py")
 
 
 def _under_test() -> Library:
@@ -241,17 +279,46 @@ def library(backend: Backend) -> Iterator[Library]:
         yield _under_test()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave libraries that are slow to compile, or to make a graph, for every shape a sample of the shared tests."""
+    shared = [item for item in items if item.path.parent == Path(__file__).parent / "backend"]
+    if NAME in COMPILING and not ON_A_GPU:
+        left = set(shared).difference(sample(shared))
+    else:
+        left = set(shared).difference(_thinned(shared, _under_test()))
+    config.hook.pytest_deselected(items=list(left))
+    items[:] = [item for item in items if item not in left]
+
+
+def _thinned(items: list[pytest.Item], library: Library) -> set[pytest.Item]:
+    """Return one test in `library.sample`, by a hash of its name, and what else shows each choice of each parameter once."""
+    if library.sample == 1:
+        return set(items)
+    shown: set[tuple[str, str, str]] = set()
+    kept = set()
+    for item in sorted(items, key=_hash):
+        test = item.nodeid.partition("[")[0].rpartition("/")[2]
+        choices = {(test, name, repr(choice)) for name, choice in _parameters(item).items()}
+        needed = not choices or not choices <= shown or _hash(item) % library.sample == 0
+        if needed and library.unsuited.isdisjoint((test, item.path.name)):
+            kept.add(item)
+            shown |= choices
+    return kept
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    """Return the parameters of a test, those of a problem in their place."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    problem = parameters.get("problem")
+    return parameters if problem is None else parameters | vars(problem) | {"problem": None}
+
+
+def _hash(item: pytest.Item) -> int:
+    return zlib.crc32(item.nodeid.encode())
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for a dtype or a layout once with each the library has, so that none is skipped."""
     for name, choices in (("dtype", _under_test().dtypes), ("layout", tuple(_under_test().layouts))):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, choices)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave a library that compiles for every shape a sample of the shared tests."""
-    if NAME in COMPILING and not ON_A_GPU:
-        shared = [item for item in items if item.path.parent.name == "backend"]
-        left = set(shared).difference(sample(shared))
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in left]

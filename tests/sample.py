@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-COMPILING = ("cupy", "dpnp", "jax", "ndonnx")
+COMPILING = ("cupy", "dpnp", "jax")
 
 
 def every_two_together(rows: Sequence[Iterable[Any]]) -> list[int]:

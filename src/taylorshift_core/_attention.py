@@ -80,7 +80,8 @@ def attention(
     prefix_length : int
         With one of the two above: so many first keys are seen by all; blocks are counted behind them.
     attn_mask : boolean array, optional
-        True = attend; broadcasts to (..., heads, query_length, key_length). Has no efficient form.
+        True = attend; broadcasts to (..., heads, query_length, key_length). Has no efficient form. Where a lazy
+        library does not know the lengths, causal attention is computed as such a mask.
     state : State, optional
         Keys and values seen before (by `summarise`, or returned by an earlier call): attended as well.
     return_state : bool
@@ -161,8 +162,11 @@ def evaluation_of(
     """Check the arguments of `attention`; return what to compute, and the arrays."""
     call = check_call(query, key, value, key_mask, scale, coefficients, normalise=normalise, attn_mask=attn_mask)
     causal = check_causal(is_causal=is_causal, block_causal=block_causal, prefix_length=prefix_length)
+    form = form if plan is None else plan.form
     if attn_mask is not None:
         form = _check_dense(form, causal)
+    elif causal is not None and None in (call.problem.query_length, call.problem.key_length):
+        form, attn_mask, causal = _check_unknown(form), causal.rule(call.backend.namespace, query, key), None
     if state is not None:
         check_state(state, call)
     if return_state and key_mask is not None:  # one state a key head: one row of the mask
@@ -191,6 +195,17 @@ def _check_dense(form: str, causal: Causal | None) -> str:
         msg = (
             "attn_mask has no efficient form, since each query would need a state of its own; got form='efficient'. "
             "Masks in linear time: key_mask, is_causal, block_causal, prefix_length."
+        )
+        raise OptionError(msg)
+    return "direct"
+
+
+def _check_unknown(form: str) -> str:
+    """Refuse what needs lengths to be known; return the only causal form that does not."""
+    if form == "efficient":
+        msg = (
+            "is_causal and block_causal have an efficient form only where lengths are known; got form='efficient' and "
+            "arrays of unknown length. Take form='direct', or make the lengths known (Dask: compute_chunk_sizes)."
         )
         raise OptionError(msg)
     return "direct"

@@ -80,6 +80,20 @@ class Causal:
         place = place if self.block == 1 else place // self.block
         return xp.expand_dims(place, axis=1) >= xp.expand_dims(place, axis=0)
 
+    def rule(self, xp: Any, query: Array, key: Array) -> Array:
+        """Return which keys (columns) each query (rows) sees, where lengths are not known: as a dense mask."""
+        i, j = (xp.expand_dims(_places(xp, rows), axis=axis) for rows, axis in ((query, 1), (key, 0)))
+        block_of_i, block_of_j = ((place - self.prefix) // self.block for place in (i, j))
+        return (j < self.prefix) | (block_of_i >= block_of_j)  # those of the prefix count as earlier blocks
+
+
+def _places(xp: Any, rows: Array) -> Array:
+    """Return 0, 1, 2, ... for each row of an array whose length is not known."""
+    some = xp.astype(xp.ones_like(rows[..., 0]), xp.bool)
+    if rows.ndim > 2:
+        some = xp.any(some, axis=tuple(range(rows.ndim - 2)))
+    return xp.cumulative_sum(xp.astype(some, xp.int32), dtype=xp.int32) - 1
+
 
 def check_causal(*, is_causal: bool, block_causal: Any, prefix_length: Any) -> Causal | None:
     """Return the causal rule that the options of `attention` ask for, or None."""

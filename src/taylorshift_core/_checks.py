@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from taylorshift_core._namespace import sizes_of
 from taylorshift_core.errors import DTypeError, OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -171,19 +172,19 @@ def check_mask(xp: Any, key_mask: Array, key: Array, batch: Shape, heads: int) -
     if not xp.isdtype(key_mask.dtype, "bool"):
         msg = f"key_mask must be boolean, True = attend; got {key_mask.dtype}. For 0 and 1 write key_mask != 0."
         raise DTypeError(msg)
-    shape = tuple(key_mask.shape)
-    kv_heads = () if key.ndim == _MATRIX else (key.shape[-3],)
-    full = (*batch, *kv_heads, key.shape[-2])
-    without_heads = (*batch, key.shape[-2])
-    wanted = {1: (key.shape[-2],), len(without_heads): without_heads, len(full): full}.get(len(shape))
+    shape, keys = sizes_of(key_mask), sizes_of(key)
+    kv_heads = () if key.ndim == _MATRIX else (keys[-3],)
+    full = (*batch, *kv_heads, keys[-2])
+    without_heads = (*batch, keys[-2])
+    wanted = {1: (keys[-2],), len(without_heads): without_heads, len(full): full}.get(len(shape))
     fits = (
         wanted is not None and shape[-1] == wanted[-1] and all(_fits(*pair) for pair in zip(shape, wanted, strict=True))
     )
     if wanted is full and not fits and kv_heads and shape[-2] == heads:
         fits = all(_fits(*pair) for pair in zip(shape[:-2], batch, strict=True)) and shape[-1] == full[-1]
     if not fits:
-        options = " or ".join(dict.fromkeys(str(each) for each in ((key.shape[-2],), without_heads, full)))
-        msg = f"key_mask must have shape {options} (axes of size 1 broadcast); got {shape} for key {tuple(key.shape)}"
+        options = " or ".join(dict.fromkeys(str(each) for each in ((keys[-2],), without_heads, full)))
+        msg = f"key_mask must have shape {options} (axes of size 1 broadcast); got {shape} for key {keys}"
         raise ShapeError(msg)
 
 
@@ -194,7 +195,7 @@ def check_dense_mask(xp: Any, attn_mask: Array, problem: Problem) -> None:
         raise DTypeError(msg)
     heads = () if problem.single else (*problem.batch, problem.heads)
     full = (*heads, problem.query_length, problem.key_length)
-    shape = tuple(attn_mask.shape)
+    shape = sizes_of(attn_mask)
     axes = len(shape)
     if not _MATRIX <= axes <= len(full) or not all(_fits(*pair) for pair in zip(shape, full[-axes:], strict=True)):
         msg = f"attn_mask must have at least 2 axes and broadcast to {full}; got {shape}"
@@ -231,8 +232,8 @@ def check_scale_array(xp: Any, scale: Array, query: Array, heads: int) -> None:
     if not xp.isdtype(scale.dtype, "real floating"):
         msg = f"scale must have a real floating-point dtype; got {scale.dtype}. Convert it with astype."
         raise DTypeError(msg)
-    shape = tuple(scale.shape)
-    full = (1,) * query.ndim if query.ndim == _MATRIX else (*query.shape[:-3], heads, 1, 1)
+    shape = sizes_of(scale)
+    full = (1,) * query.ndim if query.ndim == _MATRIX else (*sizes_of(query)[:-3], heads, 1, 1)
     fits = len(shape) == query.ndim and all(_fits(*pair) for pair in zip(shape, full, strict=True))
     if not (shape in ((), (heads,)) or fits):
         msg = f"scale must be a number or an array of shape (), ({heads},) or {full}; got shape {shape}"

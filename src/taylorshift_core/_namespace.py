@@ -49,6 +49,11 @@ def _cure(thing: object) -> str:
     return _CURES.get(type(thing).__module__.partition(".")[0], "numpy.asarray")
 
 
+def sizes_of(array: Array) -> tuple[int | None, ...]:
+    """Return the shape of an array; sizes that a lazy library does not know yet, which Dask gives as NaN, are None."""
+    return tuple(None if size is None or size != size else size for size in array.shape)  # noqa: PLR0124  NaN
+
+
 def _kind(thing: object) -> str:
     kind = type(thing)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._checks import is_array
+from taylorshift_core._namespace import sizes_of
 
 if TYPE_CHECKING:
     from taylorshift_core._backend import Backend
@@ -55,7 +56,8 @@ def group_dense(xp: Any, allowed: Array | None, query: Array, key: Array, proble
         return None
     while allowed.ndim < query.ndim:
         allowed = xp.expand_dims(allowed, axis=0)
-    allowed = xp.broadcast_to(allowed, (*allowed.shape[:-2], query.shape[-2], key.shape[-2]))
+    if sizes_of(allowed)[-2:] != (problem.query_length, problem.key_length):
+        allowed = xp.broadcast_to(allowed, (*allowed.shape[:-2], query.shape[-2], key.shape[-2]))
     if problem.single or allowed.shape[-3] == 1:
         return group_key(xp, allowed)
     return group_query(xp, allowed, problem)

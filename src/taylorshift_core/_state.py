@@ -11,7 +11,7 @@ from taylorshift_core import _checks, _efficient, _prepare
 from taylorshift_core._call import TAYLOR, Call, check_call
 from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._kinds import check_combine, check_fits
-from taylorshift_core._namespace import device_of
+from taylorshift_core._namespace import device_of, sizes_of
 from taylorshift_core._registry import backend_of, load_backend
 from taylorshift_core._run import Run
 from taylorshift_core.errors import DTypeError, OptionError
@@ -262,7 +262,7 @@ class State:
         if backend.working_dtype(xp, query.dtype) != self.sums.dtype:
             msg = f"query of dtype {query.dtype} must be summed in the precision of the state; got {self.sums.dtype}"
             raise DTypeError(msg)
-        shapes = {"query": tuple(query.shape), "key": (*self.sums.shape[:-2], None, self.head_dim)}
+        shapes = {"query": sizes_of(query), "key": (*sizes_of(self.sums)[:-2], None, self.head_dim)}
         problem = _checks.problem_of(shapes, value_dim=self.value_dim)
         if scales:
             _checks.check_scale_array(xp, scale, query, problem.heads)
