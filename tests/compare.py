@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from oracle import attention_oracle
+from oracle import attention_oracle, cancellation
 from problems import draw
 
 from taylorshift_core import attention, explain
@@ -91,8 +91,21 @@ def compare_attention(
     plan = dataclasses.replace(explain(*inputs, form=form, **options), **tiles) if tiles else None
     actual = library.run(attention, *inputs, form=form, plan=plan, **options)
     expected = attention_oracle(query, key, value, **exact)
-    assert_matches(library, dtype, actual, expected, terms=terms)
+    reference = np.max(np.abs(expected), initial=0.0) * cancellation(query, key, **exact)
+    assert_matches(library, dtype, actual, expected, terms=terms, reference=reference)
     return actual
+
+
+def within(dtype: str, factor: float) -> float:
+    """Return a factor of that size, or the nearest to it that takes no usual number out of the range of float16."""
+    return min(max(factor, 1e-4), 1e4) if dtype == "float16" else factor
+
+
+def summed(library: Library, dtype: str) -> str:
+    """Return the precision that the library sums in, for inputs of `dtype`."""
+    xp = library.namespace
+    wide = library.backend.working_dtype(xp, getattr(xp, dtype))
+    return next(name for name in ("float64", "float32") if wide == getattr(xp, name, None))
 
 
 def eps_of(library: Library, dtype: str) -> float:

@@ -174,6 +174,7 @@ LIBRARIES = {
             other_place=lambda backend: backend.namespace.Device("CPU_DEVICE"),
             session=_strict_flags,
         ),
+        Library("torch", dtypes=("float64", "float32", "float16", "bfloat16")),
     )
 }
 

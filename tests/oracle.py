@@ -79,6 +79,30 @@ def weights_of(
     return np.where(_pairs(_attended(query, key, key_mask), allowed), a * score**2 + b * score + c, 0.0)
 
 
+def cancellation(
+    query: NDArray[np.float64],
+    key: NDArray[np.float64],
+    *,
+    scale: Scale = None,
+    normalise: bool = True,
+    coefficients: Coefficients = DEFAULT,
+    key_mask: NDArray[np.bool_] | None = None,
+    **_: object,
+) -> float:
+    """Return how much larger the terms of the normaliser are than itself, where weights may vanish; else 1.
+
+    There (score + beta)**2 is all there is to a weight, and is summed of terms that may be much larger than it.
+    """
+    a, b, c = coefficients
+    if 4 * a * c > b * b:
+        return 1.0
+    settings = {"normalise": normalise, "key_mask": key_mask}
+    size = np.abs(1.0 if scale is None else scale) * (query.shape[-1] ** -0.5 if scale is None and not normalise else 1)
+    terms = weights_of(np.abs(query), np.abs(key), scale=size, coefficients=(a, abs(b), c), **settings).sum(axis=-1)
+    total = weights_of(query, key, scale=scale, coefficients=coefficients, **settings).sum(axis=-1)
+    return float(np.max(np.divide(terms, total, out=np.ones_like(total), where=total > 0), initial=1.0))
+
+
 def causal(
     query_length: int, key_length: int, *, past: int = 0, block: int = 1, prefix: int = 0, window: int | None = None
 ) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from taylorshift_core._evaluation import Evaluation, Operands
 from taylorshift_core._forms import Inputs
 from taylorshift_core._run import Run
 from taylorshift_core._state import State, check_state
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Array = Any
 
 
+@entry
 def attention(
     query: Array,
     key: Array,
@@ -194,6 +196,7 @@ def _check_dense(form: str, causal: Causal | None) -> str:
     return "direct"
 
 
+@entry
 def attention_weights(
     query: Array,
     key: Array,

@@ -24,6 +24,12 @@ def _as_it_is(array: Array) -> Array:
     return array
 
 
+def _squared_product(xp: Any, first: Array, second: Array) -> Array:
+    product = xp.matmul(first, second)
+    product *= product
+    return product
+
+
 def _accept(array: Array) -> str | None:  # noqa: ARG001  the generic answer needs no look
     return None
 
@@ -81,6 +87,8 @@ class Backend:
         ``array -> array``: lays an array out in memory as it is indexed.
     augment
         Normalises and augments a tile, see `taylorshift_core.augment.augment`.
+    squared_product
+        ``(namespace, a, b) -> matmul(a, b)**2``, perhaps in memory that the next call uses again.
     feature_tile
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
     state_tile, read_tile, meet_tile
@@ -114,6 +122,7 @@ class Backend:
     batch_at_once: bool = True
     pack: Callable[[Array], Array] = _as_it_is
     augment: Callable[..., Array] = augment.augment
+    squared_product: Callable[[Any, Array, Array], Array] = _squared_product
     feature_tile: Callable[..., Array] = features.feature_tile
     state_tile: Callable[..., Array] = tiles.state_tile
     read_tile: Callable[..., Array] = tiles.read_tile

@@ -12,6 +12,7 @@ from taylorshift_core._checks import check_weighting
 from taylorshift_core._registry import backend_of
 from taylorshift_core._run import Run
 from taylorshift_core._state import State, check_state
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Decoder:
             msg = f"tail must be an integer of at least 1; got {self.tail!r}"
             raise OptionError(msg)
 
+    @entry
     def step(
         self,
         query: Array,

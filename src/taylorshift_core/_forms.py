@@ -48,7 +48,7 @@ class Inputs:
             value=_prepare.group_key(xp, value),
             mask=_prepare.group_mask(xp, key_mask, key, problem),
             scale=_prepare.group_scale(call, scale),
-            allowed=_prepare.group_dense(xp, attn_mask, query, problem),
+            allowed=_prepare.group_dense(xp, attn_mask, query, key, problem),
             past=None if sums is None else _prepare.group_key(xp, sums),
             causal=causal,
         )

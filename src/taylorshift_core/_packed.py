@@ -10,6 +10,7 @@ from taylorshift_core._attention import attention
 from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._checks import is_array
 from taylorshift_core._registry import backend_of
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import DTypeError, ShapeError
 from taylorshift_core.loops import join
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Array = Any
 
 
+@entry
 def attention_packed(
     query: Array,
     key: Array,

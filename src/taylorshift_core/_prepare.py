@@ -49,13 +49,13 @@ def ungroup_key(xp: Any, array: Array) -> Array:
     return array if array.ndim == _MATRIX else xp.squeeze(array, axis=array.ndim - 3)
 
 
-def group_dense(xp: Any, allowed: Array | None, query: Array, problem: Problem) -> Array | None:
+def group_dense(xp: Any, allowed: Array | None, query: Array, key: Array, problem: Problem) -> Array | None:
     """Return a dense mask as (..., kv_heads or 1, groups or 1, queries, keys), whole along queries and keys."""
     if allowed is None:
         return None
     while allowed.ndim < query.ndim:
         allowed = xp.expand_dims(allowed, axis=0)
-    allowed = xp.broadcast_to(allowed, (*allowed.shape[:-2], problem.query_length, problem.key_length))
+    allowed = xp.broadcast_to(allowed, (*allowed.shape[:-2], query.shape[-2], key.shape[-2]))
     if problem.single or allowed.shape[-3] == 1:
         return group_key(xp, allowed)
     return group_query(xp, allowed, problem)

@@ -13,6 +13,7 @@ from taylorshift_core._kinds import check_combine, check_fits
 from taylorshift_core._namespace import device_of
 from taylorshift_core._registry import backend_of, load_backend
 from taylorshift_core._run import Run
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import DTypeError, OptionError
 from taylorshift_core.features import n_features
 
@@ -138,6 +139,7 @@ class State:
         width: int = self.sums.shape[-1]
         return width - 1
 
+    @entry
     def __add__(self, other: object) -> State:
         """Return the state of the tokens of both."""
         if not isinstance(other, State):
@@ -145,6 +147,7 @@ class State:
         check_combine(self, other)
         return replace(self, sums=self.sums + other.sums)
 
+    @entry
     def __sub__(self, other: object) -> State:
         """Return the state of the tokens of this one without those of `other`."""
         if not isinstance(other, State):
@@ -162,10 +165,12 @@ class State:
         """
         return reduce(add, others, self)
 
+    @entry
     def add(self, key: Array, value: Array, *, key_mask: Array | None = None) -> State:
         """Return the state with more keys and values, given as to `summarise`."""
         return self + self._summarise(key, value, key_mask)
 
+    @entry
     def remove(self, key: Array, value: Array, *, key_mask: Array | None = None) -> State:
         """Return the state without keys and values that were added before, in any order and grouping."""
         return (self - self._summarise(key, value, key_mask))._cleared()
@@ -180,6 +185,7 @@ class State:
         call = check_call(key, key, value, key_mask, normalise=self.weighting.normalise)
         return _summarise(replace(call, weighting=self.weighting), key, value, key_mask)
 
+    @entry
     def read(self, query: Array, *, scale: float | Array | None = None) -> Array:
         """Return the sums of [value, 1] over the keys in this state, weighted for each query.
 
@@ -215,6 +221,7 @@ class State:
             (sums,) = run.backend.map_tiles(run, _read, queries, whole, run.plan.query_tile)
             return _prepare.ungroup(xp, sums, call.problem)
 
+    @entry
     def attend(self, query: Array, *, scale: float | Array | None = None, normalise_output: bool = False) -> Array:
         """Return the attention of `query` over the keys in this state.
 
@@ -255,13 +262,15 @@ class State:
 
     def tree_flatten(self) -> tuple[tuple[Array], tuple[Any, ...]]:
         """Return the arrays, and the rest: the names that JAX asks for, see `jax.tree_util.register_pytree_node_class`."""
-        return (self.sums,), (self.head_dim, self.weighting)
+        weighting = self.weighting
+        return (self.sums,), (self.head_dim, weighting.beta, weighting.gamma, weighting.normalise)
 
     @classmethod
     def tree_unflatten(cls, rest: tuple[Any, ...], arrays: Iterable[Array]) -> State:
         """Return the state of what `tree_flatten` returned."""
         (sums,) = arrays
-        return cls(sums, *rest)
+        head_dim, *weighting = rest
+        return cls(sums, head_dim, _checks.Weighting(*weighting))
 
 
 def _read(run: Run, query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
@@ -302,6 +311,7 @@ def check_state(state: object, call: Call) -> None:
     check_fits(state, call)
 
 
+@entry
 def summarise(
     key: Array,
     value: Array,

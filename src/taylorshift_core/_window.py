@@ -19,6 +19,7 @@ from taylorshift_core import _stream
 from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._namespace import device_of
 from taylorshift_core._run import Run
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import OptionError
 from taylorshift_core.features import n_features
 from taylorshift_core.loops import join
@@ -81,6 +82,7 @@ class SlidingWindow:
             msg = f"{name} must be {limit}; got {number!r}"
             raise OptionError(msg)
 
+    @entry
     def step(
         self,
         query: Array,
