@@ -96,6 +96,18 @@ def compare_attention(
     return actual
 
 
+def within(dtype: str, factor: float) -> float:
+    """Return a factor of that size, or the nearest to it that takes no usual number out of the range of float16."""
+    return min(max(factor, 1e-4), 1e4) if dtype == "float16" else factor
+
+
+def summed(library: Library, dtype: str) -> str:
+    """Return the precision that the library sums in, for inputs of `dtype`."""
+    xp = library.namespace
+    wide = library.backend.working_dtype(xp, getattr(xp, dtype))
+    return next(name for name in ("float64", "float32") if wide == getattr(xp, name, None))
+
+
 def eps_of(library: Library, dtype: str) -> float:
     """Return the spacing of `dtype` at 1."""
     return float(library.namespace.finfo(getattr(library.namespace, dtype)).eps)

@@ -237,6 +237,7 @@ LIBRARIES = {
         Library("mlx"),
         Library("dask", call=_lazily, sample=10, unsuited=STREAMS),
         Library("ndonnx", sample=60, unsuited=STREAMS | CALLS),
+        Library("torch", dtypes=("float64", "float32", "float16", "bfloat16")),
     )
 }
 

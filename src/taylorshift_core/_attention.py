@@ -11,8 +11,10 @@ from taylorshift_core._checks import check_mask
 from taylorshift_core._evaluation import Evaluation, Operands
 from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._forms import Inputs
+from taylorshift_core._namespace import sizes_of
 from taylorshift_core._run import Run
 from taylorshift_core._state import State, check_state
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Array = Any
 
 
+@entry
 @takes_dlpack
 def attention(
     query: Array,
@@ -165,7 +168,7 @@ def evaluation_of(
     form = form if plan is None else plan.form
     if attn_mask is not None:
         form = _check_dense(form, causal)
-    elif causal is not None and None in (call.problem.query_length, call.problem.key_length):
+    elif causal is not None and None in (sizes_of(query)[-2], sizes_of(key)[-2]):
         form, attn_mask, causal = _check_unknown(form), causal.rule(call.backend.namespace, query, key), None
     if state is not None:
         check_state(state, call)
@@ -211,6 +214,7 @@ def _check_unknown(form: str) -> str:
     return "direct"
 
 
+@entry
 @takes_dlpack
 def attention_weights(
     query: Array,

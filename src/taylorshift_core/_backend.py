@@ -24,6 +24,12 @@ def _as_it_is(array: Array) -> Array:
     return array
 
 
+def _squared_product(xp: Any, first: Array, second: Array) -> Array:
+    product = xp.matmul(first, second)
+    product *= product
+    return product
+
+
 def _accept(array: Array) -> str | None:  # noqa: ARG001  the generic answer needs no look
     return None
 
@@ -86,6 +92,8 @@ class Backend:
         Normalises and augments a tile, see `taylorshift_core.augment.augment`.
     augment_back
         Gradients of that, see `taylorshift_core.augment.augment_back`.
+    squared_product
+        ``(namespace, a, b) -> matmul(a, b)**2``, perhaps in memory that the next call uses again.
     feature_tile
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
     state_tile, read_tile, meet_tile
@@ -123,6 +131,7 @@ class Backend:
     pack: Callable[[Array], Array] = _as_it_is
     augment_back: Callable[..., tuple[Array, Array]] = augment.augment_back
     augment: Callable[..., Array] = augment.augment
+    squared_product: Callable[[Any, Array, Array], Array] = _squared_product
     feature_tile: Callable[..., Array] = features.feature_tile
     state_tile: Callable[..., Array] = tiles.state_tile
     read_tile: Callable[..., Array] = tiles.read_tile

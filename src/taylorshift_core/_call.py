@@ -56,7 +56,7 @@ def check_call(
     backend = backend_of(**floats, **masks, **scales)
     xp = backend.namespace
     _checks.check_dtype(xp, **floats)
-    shapes = {name: sizes_of(each) for name, each in floats.items()}
+    shapes = {name: _checks.known(sizes_of(each)) for name, each in floats.items()}
     problem = _checks.problem_of(shapes, masked=bool(masks))
     if key_mask is not None:
         _checks.check_mask(xp, key_mask, key, problem.batch, problem.heads)

@@ -92,6 +92,26 @@ def check_dtype(xp: Any, **arrays: Array) -> None:
         raise DTypeError(msg)
 
 
+def known(shape: Sequence[Any]) -> Shape:
+    """Return a shape with None for each size that a library does not know yet.
+
+    The heads and the entries of a token must be numbers: where a library can settle on one, it does.
+    """
+    settled = (len(shape) - 1, len(shape) - 3)
+    return tuple(_settled(size) if i in settled else _known(size) for i, size in enumerate(shape))
+
+
+def _known(size: Any) -> int | None:
+    return size if isinstance(size, int) else None
+
+
+def _settled(size: Any) -> int | None:
+    try:
+        return int(size)
+    except (TypeError, ValueError):
+        return None
+
+
 def check_shapes(shapes: dict[str, Shape]) -> tuple[Shape, int, int]:
     """Return batch axes, heads and kv_heads of the shapes of query, key and perhaps value that fit together."""
     got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -135,11 +155,6 @@ def problem_of(shapes: dict[str, Shape], *, value_dim: int | None = None, masked
         value_dim=value_dim or shapes.get("value", query)[-1] or 0,
         masked=masked,
     )
-
-
-def _known(size: Any) -> int | None:
-    """Return a size, None for one that a library has only a symbol for."""
-    return size if isinstance(size, int) else None
 
 
 def _check_pair(key: Shape, value: Shape, got: str) -> None:

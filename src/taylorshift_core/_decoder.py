@@ -13,6 +13,7 @@ from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._registry import backend_of
 from taylorshift_core._run import Run
 from taylorshift_core._state import State, check_state
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Decoder:
             msg = f"tail must be an integer of at least 1; got {self.tail!r}"
             raise OptionError(msg)
 
+    @entry
     @takes_dlpack
     def step(
         self,

@@ -108,7 +108,7 @@ def meet(run: Run, x: Array, keys: Array, values: Array) -> Array:
 def meet_allowed(run: Run, x: Array, keys: Array, values: Array, allowed: Array) -> tuple[Array, Array]:
     """Return the weighted sums and counts of a tile of prepared queries over the keys that `allowed` lets each see."""
     xp = run.xp
-    weights = squared_scores(xp, xp.matrix_transpose(x), keys)
+    weights = squared_scores(run, xp.matrix_transpose(x), keys)
     weights += run.weighting.gamma
     sums = run.backend.sum_allowed(xp, weights, values, allowed)
     if not run.mean_size_one:  # who divides by the weights alone does not need to know how many keys there were
@@ -121,7 +121,7 @@ def matrix(run: Run, query: Array, key: Array, mask: Array | None, scale: Array)
     xp = run.xp
     queries = xp.matrix_transpose(prepare_query(run.backend, query, scale, run.weighting))
     keys = xp.matrix_transpose(prepare_key(run.backend, key, mask, run.weighting))
-    weights = squared_scores(xp, queries, keys) + run.weighting.gamma
+    weights = squared_scores(run, queries, keys) + run.weighting.gamma
     if mask is not None:
         weights = xp.where(xp.matrix_transpose(mask), weights, xp.zeros_like(weights))
     normaliser = xp.sum(weights, axis=weights.ndim - 1, keepdims=True)
@@ -129,8 +129,6 @@ def matrix(run: Run, query: Array, key: Array, mask: Array | None, scale: Array)
     return weights if weights.dtype == query.dtype else xp.astype(weights, query.dtype)
 
 
-def squared_scores(xp: Any, queries: Array, keys: Array) -> Array:
+def squared_scores(run: Run, queries: Array, keys: Array) -> Array:
     """Return (score + beta)**2 of every prepared query with every prepared key, one row a token each."""
-    scores = xp.matmul(queries, xp.matrix_transpose(keys))
-    scores *= scores
-    return scores
+    return run.backend.squared_product(run.xp, queries, run.xp.matrix_transpose(keys))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from taylorshift_core import _forms, _prepare
-from taylorshift_core._checks import is_array
+from taylorshift_core._call import Call, check_call
+from taylorshift_core._causal import Causal
+from taylorshift_core._checks import Weighting, is_array
 from taylorshift_core._divide import outputs_of
 from taylorshift_core._forms import Inputs
 from taylorshift_core._forms_gradients import attend_vjp
 from taylorshift_core._leading import sum_to, zeros
+from taylorshift_core._run import Run
 from taylorshift_core._tangents import attend_jvp
-
-if TYPE_CHECKING:
-    from taylorshift_core._call import Call
-    from taylorshift_core._causal import Causal
-    from taylorshift_core._run import Run
 
 Array = Any
 Arrays = tuple[Array, ...]
@@ -45,6 +43,31 @@ class Evaluation:
     run: Run
     causal: Causal | None = None
     with_state: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Numbers and words that, with operands of any sizes, make this evaluation again: see `with_settings`."""
+        plan, weighting = self.run.plan, self.run.weighting
+        return {
+            "form": plan.form,
+            "tiles": [plan.query_tile, plan.key_tile, plan.offsets],
+            "weighting": [weighting.beta, weighting.gamma, weighting.normalise],
+            "mean_size_one": self.run.mean_size_one,
+            "causal": None if self.causal is None else [self.causal.prefix, self.causal.block],
+            "with_state": self.with_state,
+        }
+
+    @classmethod
+    def with_settings(cls, settings: dict[str, Any], operands: Operands) -> Evaluation:
+        """Return the evaluation of `settings` for operands of these sizes, which are checked."""
+        query, key, value, scale, _, key_mask, attn_mask = operands
+        weighting = Weighting(*settings["weighting"])
+        call = check_call(query, key, value, key_mask, scale, normalise=weighting.normalise, attn_mask=attn_mask)
+        query_tile, key_tile, offsets = settings["tiles"]
+        plan = replace(call.plan(settings["form"]), query_tile=query_tile, key_tile=key_tile, offsets=offsets)
+        run = Run(call.backend, plan, weighting, settings["mean_size_one"])
+        causal = None if settings["causal"] is None else Causal(*settings["causal"])
+        return cls(replace(call, weighting=weighting), run, causal, settings["with_state"])
 
     def attend(self, operands: Operands) -> Arrays:
         """Return the output, and the sums of a state if wanted."""

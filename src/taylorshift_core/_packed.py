@@ -14,6 +14,7 @@ from taylorshift_core._checks import is_array
 from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._pack import Pack, take
 from taylorshift_core._registry import backend_of
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import DTypeError, ShapeError
 from taylorshift_core.features import n_features
 from taylorshift_core.loops import join
@@ -28,6 +29,7 @@ Array = Any
 _ENTRIES_AT_ONCE = 1 << 16  # tokens of all heads: enough to make calls rare, and little memory
 
 
+@entry
 @takes_dlpack
 def attention_packed(
     query: Array,

@@ -14,6 +14,7 @@ from taylorshift_core._kinds import check_combine, check_fits
 from taylorshift_core._namespace import device_of, sizes_of
 from taylorshift_core._registry import backend_of, load_backend
 from taylorshift_core._run import Run
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import DTypeError, OptionError
 from taylorshift_core.features import n_features
 
@@ -140,6 +141,7 @@ class State:
         """Entries of a value."""
         return int(self.sums.shape[-1]) - 1
 
+    @entry
     def __add__(self, other: object) -> State:
         """Return the state of the tokens of both."""
         if not isinstance(other, State):
@@ -152,6 +154,7 @@ class State:
         """Return this state for ``0 + state``, where `sum` begins."""
         return self if type(other) is int and other == 0 else NotImplemented
 
+    @entry
     def __sub__(self, other: object) -> State:
         """Return the state of the tokens of this one without those of `other`."""
         if not isinstance(other, State):
@@ -170,11 +173,13 @@ class State:
         """
         return reduce(add, others, self)
 
+    @entry
     @takes_dlpack
     def add(self, key: Array, value: Array, *, key_mask: Array | None = None) -> State:
         """Return the state with more keys and values, given as to `summarise`."""
         return self + self._summarise(key, value, key_mask)
 
+    @entry
     @takes_dlpack
     def remove(self, key: Array, value: Array, *, key_mask: Array | None = None) -> State:
         """Return the state without keys and values that were added before, in any order and grouping."""
@@ -192,6 +197,7 @@ class State:
         call = check_call(key, key, value, key_mask, normalise=self.weighting.normalise)
         return _summarise(replace(call, weighting=self.weighting), key, value, key_mask)
 
+    @entry
     @takes_dlpack
     def read(self, query: Array, *, scale: float | Array | None = None) -> Array:
         """Return the sums of [value, 1] over the keys in this state, weighted for each query.
@@ -228,6 +234,7 @@ class State:
             (sums,) = run.backend.map_tiles(run, _read, tiled, whole, run.plan.query_tile)
             return _prepare.ungroup(xp, sums, call.problem)
 
+    @entry
     @takes_dlpack
     def attend(self, query: Array, *, scale: float | Array | None = None, normalise_output: bool = False) -> Array:
         """Return the attention of `query` over the keys in this state.
@@ -270,13 +277,15 @@ class State:
 
     def tree_flatten(self) -> tuple[tuple[Array], tuple[Any, ...]]:
         """Return the arrays, and the rest: the names that JAX asks for, see `jax.tree_util.register_pytree_node_class`."""
-        return (self.sums,), (self.head_dim, self.weighting)
+        weighting = self.weighting
+        return (self.sums,), (self.head_dim, weighting.beta, weighting.gamma, weighting.normalise)
 
     @classmethod
     def tree_unflatten(cls, rest: tuple[Any, ...], arrays: Iterable[Array]) -> State:
         """Return the state of what `tree_flatten` returned."""
         (sums,) = arrays
-        return cls(sums, *rest)
+        head_dim, *weighting = rest
+        return cls(sums, head_dim, _checks.Weighting(*weighting))
 
 
 def _read(run: Run, query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
@@ -301,6 +310,7 @@ def check_state(state: object, call: Call) -> None:
     check_fits(state, call)
 
 
+@entry
 @takes_dlpack
 def summarise(
     key: Array,

@@ -20,6 +20,7 @@ from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._namespace import device_of
 from taylorshift_core._run import Run
+from taylorshift_core.entries import entry
 from taylorshift_core.errors import OptionError
 from taylorshift_core.features import n_features
 from taylorshift_core.loops import join
@@ -82,6 +83,7 @@ class SlidingWindow:
             msg = f"{name} must be {limit}; got {number!r}"
             raise OptionError(msg)
 
+    @entry
     @takes_dlpack
     def step(
         self,

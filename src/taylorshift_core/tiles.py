@@ -73,6 +73,4 @@ def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> A
     array, shape (..., queries, columns)
     """
     xp = backend.namespace
-    scores = xp.matmul(queries, xp.matrix_transpose(keys))
-    scores *= scores
-    return xp.matmul(scores, values)
+    return xp.matmul(backend.squared_product(xp, queries, xp.matrix_transpose(keys)), values)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from compare import assert_kind, assert_matches, assert_same_bits, eps_of
+from compare import assert_kind, assert_matches, assert_same_bits, eps_of, within
 from oracle import attention_oracle, causal
 from problems import Problem, draw
 from ways import joined, long_stream, stepped
@@ -35,7 +35,10 @@ def test_sequences_of_different_lengths(library: Library, dtype: str) -> None:
     steps = np.asarray([[1, 1, 1, 1, 1, 1, 1, 1, 1], [0, 1, 0, 0, 1, 1, 0, 1, 0], [0] * 9], dtype=np.bool_)
     batch = {"query_batch": (3,), "key_batch": (3,), "value_batch": (3,)}
     tokens = _tokens(library, dtype, **batch)
-    garbage = [library.to_array(np.where(steps[:, None, :, None], library.exact(x), 1e30), dtype) for x in tokens]
+    garbage = [
+        library.to_array(np.where(steps[:, None, :, None], library.exact(x), within(dtype, 1e30)), dtype)
+        for x in tokens
+    ]
     mask = library.to_array(steps)
 
     def run(query: Any, key: Any, value: Any, mask: Any) -> Any:

@@ -117,8 +117,9 @@ def test_order_of_keys_changes_nothing(library: Library, dtype: str, form: str, 
 def test_lengths_of_rows_change_nothing(library: Library, dtype: str, form: str, t: Tokens, seed: int) -> None:
     rng = np.random.default_rng(seed)
     # Entries that the stretch would take below the smallest normal number are zero from the start.
-    rows = [np.where(np.abs(each) < 2.0**-40, 0.0, each) for each in (t.query, t.key)]
-    stretched = [each * 2.0 ** rng.integers(-60, 60, size=(len(each), 1)) for each in rows]
+    least, stretch = (2.0**-6, 8) if dtype == "float16" else (2.0**-40, 60)
+    rows = [np.where(np.abs(each) < least, 0.0, each) for each in (t.query, t.key)]
+    stretched = [each * 2.0 ** rng.integers(-stretch, stretch, size=(len(each), 1)) for each in rows]
     expected = library.exact(_run(library, dtype, form, (*rows, t.value)))
     actual = _run(library, dtype, form, (*stretched, t.value))
     assert_matches(library, dtype, actual, expected, terms=t.terms, reference=_largest(t))
