@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from taylorshift_core import Backend
 
 Array = Any
-_WORTH_COMPILED = 128  # tokens
+_WORTH_COMPILED = 32  # tokens
 
 
 @cache
