@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _direct, _efficient
@@ -16,17 +17,19 @@ from taylorshift_core._divide import divide
 from taylorshift_core._namespace import device_of
 from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
 from taylorshift_core.errors import OptionError
+from taylorshift_core.features import n_features
 from taylorshift_core.loops import cut, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taylorshift_core._plan import Plan
     from taylorshift_core._run import Run
 
 Array = Any
 Arrays = tuple[Array, ...]
 _SCORED = 256  # tokens
-_CHUNK = 128  # tokens: the triangles of scores grow with it, the number of states shrinks; best at head_dim 16 to 64
+_CHUNK, _CHUNK_STEP = 128, 64  # tokens: triangles of scores grow with it, the number of states shrinks
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,16 @@ class Causal:
         """Return a chunk length for the direct form, where half of the scores inside a chunk are made for nothing."""
         return self.chunk(min(tile, _SCORED))
 
-    def state_chunk(self, tile: int) -> int:
+    def state_chunk(self, plan: Plan) -> int:
         """Return a chunk length for the efficient form, where a chunk is met by the state of all before it."""
-        return self.chunk(min(tile, _CHUNK))
+        problem = plan.problem
+        square = n_features(problem.head_dim + 1) * (problem.value_dim + 1)  # as many scores as the state has numbers
+        return self.chunk(min(plan.key_tile, max(_CHUNK, -(-isqrt(square) // _CHUNK_STEP) * _CHUNK_STEP)))
 
-    def even_chunk(self, length: int, tile: int) -> int:
+    def even_chunk(self, length: int, plan: Plan) -> int:
         """Return a chunk length, in whole blocks, that cuts so many tokens evenly, or else leaves few behind."""
         blocks = length // self.block
-        fewest = -(-length // self.state_chunk(tile))
+        fewest = -(-length // self.state_chunk(plan))
         chunks = next((n for n in range(fewest, 2 * fewest) if blocks % n == 0), min(fewest, blocks))
         return blocks // chunks * self.block
 
@@ -199,8 +204,8 @@ def _scan(run: Run, causal: Causal, state: Array, tiled: Arrays, scale: Array) -
     if causal.block >= state.shape[-2]:  # a block is long enough to have a state of its own
         return _walk(run, _attend_block, state, tiled, scale, causal.block)
     if run.backend.traced:  # lengths may be symbols, and a loop compiles once: a chunk at a time
-        return _walk(run, partial(_attend_chunks, causal, None), state, tiled, scale, causal.state_chunk(tile))
-    chunk = causal.even_chunk(length, tile)
+        return _walk(run, partial(_attend_chunks, causal, None), state, tiled, scale, causal.state_chunk(run.plan))
+    chunk = causal.even_chunk(length, run.plan)
     step, whole = partial(_attend_chunks, causal, chunk), length // chunk * chunk
     state, parts = _walk(run, step, state, cut(tiled, 0, whole), scale, max(tile // chunk, 1) * chunk)
     if whole == length:

@@ -76,9 +76,7 @@ def _queries_vjp(run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scal
     parts = seeing(0, min(prefix, queries), state)
     if end > prefix:
         tiled = *cut(reading, prefix, end), *cut(tokens, prefix, end)
-        state, outputs = run.backend.scan_tiles(
-            run, step, state, tiled, (scale,), causal.state_chunk(run.plan.key_tile)
-        )
+        state, outputs = run.backend.scan_tiles(run, step, state, tiled, (scale,), causal.state_chunk(run.plan))
         parts.append(outputs)
     if queries > end:
         parts += seeing(end, queries, summed(state, end, last))
@@ -118,7 +116,7 @@ def _keys_vjp(run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scale: 
     parts += through(end, last, state)
     if end > prefix:
         tiled = _flip(xp, (*cut(reading, prefix, end), *cut(tokens, prefix, end)))
-        carry, chunk = spread(xp, state, reading[1].shape[:-2]), causal.state_chunk(run.plan.key_tile)
+        carry, chunk = spread(xp, state, reading[1].shape[:-2]), causal.state_chunk(run.plan)
         carry, outputs = run.backend.scan_tiles(run, step, carry, tiled, (scale,), chunk)
         narrow = state.shape[:-2]
         state = sum_to(xp, carry, narrow)

@@ -84,7 +84,7 @@ def _causal_jvp(run: Run, causal: Causal, at: Inputs, by: Inputs, past: Array | 
     state = _summed_jvp(run, at, by, past, 0, prefix)
     parts = [_attend_state_jvp(run, cut(reading, 0, min(prefix, queries)), state, scales)]
     if end > prefix:
-        tiled, chunk = (*cut(reading, prefix, end), *cut(tokens, prefix, end)), causal.state_chunk(run.plan.key_tile)
+        tiled, chunk = (*cut(reading, prefix, end), *cut(tokens, prefix, end)), causal.state_chunk(run.plan)
         state, outputs = run.backend.scan_tiles(run, step, state, tiled, scales, chunk)
         parts.append(outputs)
     state = _summed_jvp(run, at, by, state, end, last)
