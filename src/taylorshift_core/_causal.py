@@ -176,6 +176,8 @@ def attend_efficient(
     prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
 
     def summed(state: Array | None, first: int, stop: int) -> Array:
+        if state is not None and first == stop:
+            return state
         key, value, *rest = cut(tokens, first, stop)
         new = _efficient.summarise(run, key, value, *(rest or [None]))
         return new if state is None else state + new

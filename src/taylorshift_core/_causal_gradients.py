@@ -63,6 +63,8 @@ def _queries_vjp(run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scal
         return state + _efficient.state_of(run, own.keys, own.values), gradients
 
     def summed(state: Array | None, first: int, stop: int) -> Array:
+        if state is not None and first == stop:
+            return state
         key, value, *rest = cut(tokens, first, stop)
         new = _efficient.summarise(run, key, value, *(rest or [None]))
         return new if state is None else state + new
