@@ -45,6 +45,14 @@ def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Arra
     return sums
 
 
+def back_tile(backend: Backend, x: Array, weighted: Array, columns: Array, offsets: int) -> Array:  # noqa: ARG001
+    """Return the gradient of what is read to `x`, see `taylorshift_core.tiles.back_tile`."""
+    result = _zeros((x, weighted, columns), x.shape[-2], x)
+    for index in np.ndindex(result.shape[:-2]):
+        _fold_back(_matrix(x, index), _matrix(weighted, index), _matrix(columns, index), result[index])
+    return result
+
+
 def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> Array:  # noqa: ARG001  blocks are its own
     """Return the sum over keys of (query . key)**2 times value, see `taylorshift_core.tiles.meet_tile`."""
     queries, keys = np.swapaxes(queries, -1, -2), np.swapaxes(keys, -1, -2)
@@ -153,6 +161,38 @@ def _read(x: Array, weighted: Array, sums: Array) -> None:
             _build(tile, features, start)
             np.dot(features.T, state[start : start + rows], parts[:tokens])
             _add(into, parts[:tokens])
+
+
+@_compile
+def _fold_back(x: Array, weighted: Array, columns: Array, result: Array) -> None:
+    """Add the gradients to `x`, (width, tokens), of features times ``weighted @ columns.T`` to `result`."""
+    (width, length), n_columns = x.shape, weighted.shape[1]
+    offsets, at_once = _blocks(width, n_columns)
+    block = offsets * width
+    memory, own, back = (
+        np.empty(block * at_once, x.dtype),
+        np.empty(width * at_once, x.dtype),
+        np.empty(width * at_once, x.dtype),
+    )
+    for first in range(0, length, at_once):
+        tokens = min(at_once, length - first)
+        tile, total = own[: width * tokens].reshape((width, tokens)), back[: width * tokens].reshape((width, tokens))
+        tile[:] = x[:, first : first + tokens]
+        total[:] = 0
+        some = columns[first : first + tokens].T
+        for start in range(0, weighted.shape[0], block):
+            rows = min(block, weighted.shape[0] - start)
+            to_features = memory[: rows * tokens].reshape((rows, tokens))
+            np.dot(weighted[start : start + rows], some, to_features)
+            for row in range(rows):
+                near = row % width
+                far = (near + (start + row) // width) % width
+                one, other, to_one, to_other, given = tile[near], tile[far], total[near], total[far], to_features[row]
+                for token in range(tokens):
+                    to_one[token] += given[token] * other[token]
+                for token in range(tokens):
+                    to_other[token] += given[token] * one[token]
+        result[:, first : first + tokens] += total
 
 
 @_compile

@@ -14,6 +14,7 @@ import numpy as np
 
 from taylorshift_backends import _numpy_stacks
 from taylorshift_backends._numpy_options import COMPILED
+from taylorshift_core import tiles
 from taylorshift_core.features import n_features, n_offsets
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Arra
     form = np.matmul(_form(weighted[..., columns], x.shape[-2]), x)
     normaliser = np.einsum("...it,...it->...t", x, form)
     return np.concatenate([sums, np.broadcast_to(normaliser[..., None], (*sums.shape[:-1], 1))], axis=-1)
+
+
+def back_tile(backend: Backend, x: Array, weighted: Array, columns: Array, offsets: int) -> Array:
+    """Return the gradient of what is read to `x`, see `taylorshift_core.tiles.back_tile`."""
+    if _compiles(x.shape[-1]):
+        return _compiled().back_tile(backend, x, weighted, columns, offsets)
+    return tiles.back_tile(backend, x, weighted, columns, offsets)
 
 
 def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> Array:

@@ -12,7 +12,7 @@ from taylorshift_backends._numpy_gradients import augment_back, fold_back, tange
 from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_sums, scan_tiles
 from taylorshift_backends._numpy_memory import aligned, buffer
 from taylorshift_backends._numpy_options import COMPILED
-from taylorshift_backends._numpy_tiles import meet_tile, read_tile, state_tile
+from taylorshift_backends._numpy_tiles import back_tile, meet_tile, read_tile, state_tile
 from taylorshift_core import Backend
 from taylorshift_core.augment import augment as augment_safely
 from taylorshift_core.features import n_features
@@ -104,6 +104,7 @@ BACKEND = Backend(
     feature_tile=feature_tile,
     state_tile=state_tile,
     read_tile=read_tile,
+    back_tile=back_tile,
     meet_tile=meet_tile,
     fold_back=fold_back,
     tangent_tile=tangent_tile,

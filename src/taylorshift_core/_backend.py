@@ -96,7 +96,7 @@ class Backend:
         ``(namespace, a, b) -> matmul(a, b)**2``, perhaps in memory that the next call uses again.
     feature_tile
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
-    state_tile, read_tile, meet_tile
+    state_tile, read_tile, back_tile, meet_tile
         The products of a tile, see `taylorshift_core.tiles`.
     fold_back, tangent_tile
         Gradients and tangents of features, see `taylorshift_core.features`.
@@ -135,6 +135,7 @@ class Backend:
     feature_tile: Callable[..., Array] = features.feature_tile
     state_tile: Callable[..., Array] = tiles.state_tile
     read_tile: Callable[..., Array] = tiles.read_tile
+    back_tile: Callable[..., Array] = tiles.back_tile
     meet_tile: Callable[..., Array] = tiles.meet_tile
     fold_back: Callable[..., Array] = features.fold_back
     tangent_tile: Callable[..., Array] = features.tangent_tile

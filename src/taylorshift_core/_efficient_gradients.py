@@ -12,7 +12,7 @@ from taylorshift_core._divide import divide_vjp
 from taylorshift_core._efficient import read_columns, state_of
 from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
 from taylorshift_core._prepare_gradients import key_vjp, query_vjp, units_of, value_vjp
-from taylorshift_core.features import apply_multiplicity, offset_blocks
+from taylorshift_core.features import apply_multiplicity
 
 if TYPE_CHECKING:
     from taylorshift_core._run import Run
@@ -94,10 +94,4 @@ def state_of_vjp(run: Run, x: Array, values: Array, state: Array) -> tuple[Array
 
 def features_vjp(run: Run, x: Array, weighted: Array, columns: Array) -> Array:
     """Return the gradient of ``sum(columns * (features(x).T @ weighted))`` to a tile of prepared tokens `x`."""
-    xp, total = run.xp, None
-    columns = xp.matrix_transpose(columns)
-    for first, last, start, stop in offset_blocks(x.shape[-2], run.plan.offsets):
-        to_features = xp.matmul(weighted[..., start:stop, :], columns)
-        part = run.backend.fold_back(xp, x, to_features, first, last)
-        total = part if total is None else total + part
-    return total
+    return run.backend.back_tile(run.backend, x, weighted, columns, run.plan.offsets_of(x.shape[-1]))

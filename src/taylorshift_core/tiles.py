@@ -1,4 +1,4 @@
-"""The three products of attention, a tile at a time: nearly all the time of both forms is spent in them.
+"""The products of attention and its gradient, a tile at a time: nearly all the time of both forms is spent in them.
 
 Each is a few matrix products around one elementwise multiplication. What is written here is the plain form for any
 library; an adapter may give its `Backend` one that does the same in larger or smaller pieces.
@@ -57,6 +57,30 @@ def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Arra
         part = xp.matmul(features, weighted[..., start:stop, :])
         sums = part if sums is None else sums + part
     return sums
+
+
+def back_tile(backend: Backend, x: Array, weighted: Array, columns: Array, offsets: int) -> Array:
+    """Return the gradient of ``sum(columns * read_tile(backend, x, weighted, offsets))`` to `x`.
+
+    Parameters
+    ----------
+    x : array, shape (..., width, tokens)
+    weighted : array, shape (..., n_features(width), columns)
+    columns : array, shape (..., tokens, columns)
+    offsets
+        As in `state_tile`.
+
+    Returns
+    -------
+    array, shape (..., width, tokens)
+    """
+    xp, total = backend.namespace, None
+    columns = xp.matrix_transpose(columns)
+    for first, last, start, stop in offset_blocks(x.shape[-2], offsets):
+        to_features = xp.matmul(weighted[..., start:stop, :], columns)
+        part = backend.fold_back(xp, x, to_features, first, last)
+        total = part if total is None else total + part
+    return total
 
 
 def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> Array:
