@@ -31,46 +31,37 @@ _compile: Callable[[Any], Any] = numba.njit(nogil=True, cache=True, fastmath={"c
 
 def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:  # noqa: ARG001  blocks are its own
     """Return the sum over tokens of features times values, see `taylorshift_core.tiles.state_tile`."""
-    state = _zeros((x, values), n_features(x.shape[-2]), values)
-    for index in np.ndindex(state.shape[:-2]):
-        _summarise(_matrix(x, index), _matrix(values, index), state[index])
-    return state
+    return _of_all(_summarise, n_features(x.shape[-2]), values.shape[-1], x, values)
 
 
 def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Array:  # noqa: ARG001  blocks are its own
     """Return the sum over features of features times weighted state, see `taylorshift_core.tiles.read_tile`."""
-    sums = _zeros((x, weighted), x.shape[-1], weighted)
-    for index in np.ndindex(sums.shape[:-2]):
-        _read(_matrix(x, index), _matrix(weighted, index), sums[index])
-    return sums
+    return _of_all(_read, x.shape[-1], weighted.shape[-1], x, weighted)
 
 
 def back_tile(backend: Backend, x: Array, weighted: Array, columns: Array, offsets: int) -> Array:  # noqa: ARG001
     """Return the gradient of what is read to `x`, see `taylorshift_core.tiles.back_tile`."""
-    result = _zeros((x, weighted, columns), x.shape[-2], x)
-    for index in np.ndindex(result.shape[:-2]):
-        _fold_back(_matrix(x, index), _matrix(weighted, index), _matrix(columns, index), result[index])
-    return result
+    return _of_all(_fold_back, *x.shape[-2:], x, weighted, columns)
 
 
 def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> Array:  # noqa: ARG001  blocks are its own
     """Return the sum over keys of (query . key)**2 times value, see `taylorshift_core.tiles.meet_tile`."""
-    queries, keys = np.swapaxes(queries, -1, -2), np.swapaxes(keys, -1, -2)
-    sums = _zeros((queries, keys, values), queries.shape[-1], values)
-    for index in np.ndindex(sums.shape[:-2]):
-        _meet(_matrix(queries, index), _matrix(keys, index), _matrix(values, index), sums[index])
-    return sums
+    rows = np.swapaxes(queries, -1, -2), np.swapaxes(keys, -1, -2)
+    return _of_all(_meet, queries.shape[-2], values.shape[-1], *rows, values)
 
 
-def _zeros(arrays: tuple[Array, ...], rows: int, columns: Array) -> Array:
+def _of_all(function: Any, rows: int, columns: int, *arrays: Array) -> Array:
+    """Return what `function` adds to zeros, (..., rows, columns), for each matrix of arrays whose leading axes broadcast."""
     leading = np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
-    return np.zeros((*leading, rows, columns.shape[-1]), columns.dtype)
-
-
-def _matrix(array: Array, index: tuple[int, ...]) -> Array:
-    """Return one matrix of many, without gaps; axes of size 1 broadcast."""
-    found = array[tuple(0 if size == 1 else i for size, i in zip(array.shape[:-2], index, strict=True))]
-    return np.ascontiguousarray(found)
+    result = np.zeros((*leading, rows, columns), arrays[-1].dtype)
+    whole = [
+        each if each.shape[:-2] == leading else np.broadcast_to(each, (*leading, *each.shape[-2:])) for each in arrays
+    ]
+    function(
+        *(np.ascontiguousarray(each.reshape((-1, *each.shape[-2:]))) for each in whole),
+        result.reshape((-1, rows, columns)),
+    )
+    return result
 
 
 @_compile
@@ -106,7 +97,7 @@ def _add(total: Array, part: Array) -> None:
 
 
 @_compile
-def _summarise(x: Array, values: Array, state: Array) -> None:
+def _summarise_one(x: Array, values: Array, state: Array) -> None:
     """Add the sums over tokens of features of `x`, (width, tokens), times values, (tokens, columns), to a state."""
     (width, length), columns = x.shape, values.shape[1] - 1
     offsets, at_once = _blocks(width, columns)
@@ -136,7 +127,7 @@ def _summarise(x: Array, values: Array, state: Array) -> None:
 
 
 @_compile
-def _read(x: Array, weighted: Array, sums: Array) -> None:
+def _read_one(x: Array, weighted: Array, sums: Array) -> None:
     """Add the sums over features of features of `x`, (width, tokens), times a state to `sums`, (tokens, columns)."""
     (width, length), columns = x.shape, weighted.shape[1] - 1
     offsets, at_once = _blocks(width, columns)
@@ -164,7 +155,7 @@ def _read(x: Array, weighted: Array, sums: Array) -> None:
 
 
 @_compile
-def _fold_back(x: Array, weighted: Array, columns: Array, result: Array) -> None:
+def _fold_back_one(x: Array, weighted: Array, columns: Array, result: Array) -> None:
     """Add the gradients to `x`, (width, tokens), of features times ``weighted @ columns.T`` to `result`."""
     (width, length), n_columns = x.shape, weighted.shape[1]
     offsets, at_once = _blocks(width, n_columns)
@@ -196,7 +187,7 @@ def _fold_back(x: Array, weighted: Array, columns: Array, result: Array) -> None
 
 
 @_compile
-def _meet(queries: Array, keys: Array, values: Array, sums: Array) -> None:
+def _meet_one(queries: Array, keys: Array, values: Array, sums: Array) -> None:
     """Add the sums over keys, (width, keys), of squared scores times values, (keys, columns), to `sums`."""
     (width, n_queries), n_keys, columns = queries.shape, keys.shape[1], values.shape[1] - 1
     at_once = max(_BLOCK // (_QUERIES * max(width, columns)) // _VECTOR, 1) * _VECTOR
@@ -221,3 +212,27 @@ def _meet(queries: Array, keys: Array, values: Array, sums: Array) -> None:
                 sums[start + row, columns] += total
             np.dot(scores, many[first : first + tokens], parts[:rows])
             _add(sums[start : start + rows], parts[:rows])
+
+
+@_compile
+def _summarise(x: Array, values: Array, state: Array) -> None:
+    for i in range(x.shape[0]):
+        _summarise_one(x[i], values[i], state[i])
+
+
+@_compile
+def _read(x: Array, weighted: Array, sums: Array) -> None:
+    for i in range(x.shape[0]):
+        _read_one(x[i], weighted[i], sums[i])
+
+
+@_compile
+def _fold_back(x: Array, weighted: Array, columns: Array, result: Array) -> None:
+    for i in range(x.shape[0]):
+        _fold_back_one(x[i], weighted[i], columns[i], result[i])
+
+
+@_compile
+def _meet(queries: Array, keys: Array, values: Array, sums: Array) -> None:
+    for i in range(queries.shape[0]):
+        _meet_one(queries[i], keys[i], values[i], sums[i])

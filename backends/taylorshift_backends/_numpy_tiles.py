@@ -40,6 +40,9 @@ def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array
     if _compiles(x.shape[-1]):
         return _compiled().state_tile(backend, x, values, offsets)
     columns = values.shape[-1] - 1
+    if x.shape[-1] == 0:
+        leading = np.broadcast_shapes(x.shape[:-2], values.shape[:-2])
+        return np.zeros((*leading, n_features(x.shape[-2]), columns + 1), values.dtype)
     sums = _numpy_stacks.summarise(x, values[..., :columns], offsets)
     weighted = np.multiply(x, np.swapaxes(values[..., columns:], -1, -2))
     moments = _pairs(np.matmul(weighted, np.swapaxes(x, -1, -2)))
