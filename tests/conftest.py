@@ -18,6 +18,7 @@ from lazily import computing_nothing
 from sample import COMPILING, sample
 
 from taylorshift_core import backend_names, load_backend
+from taylorshift_core._calibration import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -265,6 +266,12 @@ def _on_a_gpu(library: Library) -> Library:
     """Return the library with its arrays on the last GPU, while the first is the current one."""
     *others, last = (device for device in library.backend.devices() if "cuda" in str(device).lower())
     return replace(library, place=lambda _: last, other_place=(lambda _: others[0]) if others else None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_measured_speeds(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Plan by the speeds that are shipped, whatever was measured on this machine; processes that tests start, too."""
+    os.environ[VARIABLE] = str(tmp_path_factory.getbasetemp() / "no speeds")
 
 
 @pytest.fixture(scope="session")

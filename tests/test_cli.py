@@ -16,7 +16,7 @@ from cli_run import refusal, run
 
 import taylorshift_core
 from taylorshift_core import MissingLibraryError, backend_names
-from taylorshift_core.cli import _demo, _format, _info, main
+from taylorshift_core.cli import _backends, _demo, _format, _info, main
 
 COMMAND = (sys.executable, "-m", "taylorshift_core")
 
@@ -134,7 +134,7 @@ def test_wrong_use_is_one_line(
 
 
 def test_a_backend_named_must_be_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_demo, "load_backend", lambda name: SimpleNamespace(name=name, devices=lambda: ()))
+    monkeypatch.setattr(_backends, "load_backend", lambda name: SimpleNamespace(name=name, devices=lambda: ()))
     assert "no device" in refusal(capsys, "--backend", "numpy")
     assert "no backend" in refusal(capsys)
 
@@ -198,7 +198,7 @@ def test_loading_the_commands_loads_no_array_library_and_no_matplotlib() -> None
 
 
 def test_every_command_describes_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "attend", "crossover", "info"):
+    for command in ("demo", "attend", "crossover", "calibrate", "info"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert f"usage: taylorshift {command}" in capsys.readouterr().out

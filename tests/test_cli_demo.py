@@ -14,7 +14,7 @@ from oracle import attention_oracle
 
 import taylorshift_core
 from taylorshift_core import MissingLibraryError, attention_weights, explain, load_backend
-from taylorshift_core.cli import _demo, _measure, _plots, _reference, _text, main
+from taylorshift_core.cli import _backends, _measure, _plots, _reference, _text, main
 
 
 def quick_demo(capsys: pytest.CaptureFixture[str], *words: str, tokens: int = 150) -> list[str]:
@@ -60,8 +60,8 @@ def test_the_demonstration_names_what_it_did_not_measure(
             raise MissingLibraryError(name)
         return load_backend(name)
 
-    monkeypatch.setattr(_demo, "backend_names", lambda: ("abacus", "numpy"))
-    monkeypatch.setattr(_demo, "load_backend", load)
+    monkeypatch.setattr(_backends, "backend_names", lambda: ("abacus", "numpy"))
+    monkeypatch.setattr(_backends, "load_backend", load)
     lines = run(capsys, "--tokens", "20", "--heads", "1", "--head-dim", "4", "--repeats", "1")
     assert "Not measured: abacus (not installed). `taylorshift info` says what to install." in lines
 

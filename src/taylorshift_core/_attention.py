@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from taylorshift_core import _direct, _prepare
 from taylorshift_core._call import TAYLOR, check_call
 from taylorshift_core._causal import Causal, check_causal
-from taylorshift_core._checks import check_mask
+from taylorshift_core._checks import check_choice, check_mask
 from taylorshift_core._evaluation import Evaluation, Operands
 from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._forms import Inputs
 from taylorshift_core._namespace import sizes_of
+from taylorshift_core._plan import check_plan
 from taylorshift_core._run import Run
 from taylorshift_core._state import State, check_state
 from taylorshift_core.entries import entry
@@ -44,6 +45,7 @@ def attention(
     attn_mask: Array | None = None,
     state: State | None = None,
     return_state: bool = False,
+    objective: str = "time",
     plan: Plan | None = None,
 ) -> Array:
     """Mix the values, weighted by a second-order polynomial of the scores of each query with each key.
@@ -62,7 +64,8 @@ def attention(
         `value_dim` may differ from `head_dim`.
     form : {"auto", "direct", "efficient"}
         Both compute the same result: the direct form in ``O(query_length * key_length * head_dim)`` operations, the
-        efficient form in ``O((query_length + key_length) * head_dim**2 * value_dim)``. "auto" takes the cheaper one.
+        efficient form in ``O((query_length + key_length) * head_dim**2 * value_dim)``. "auto" takes the one that is better
+        by `objective`.
     scale : float or array, optional
         A number, or an array of shape (), (heads,) or (..., heads, 1, 1). Default 1, or ``1 / sqrt(head_dim)`` without
         `normalise`.
@@ -89,8 +92,10 @@ def attention(
         Keys and values seen before (by `summarise`, or returned by an earlier call): attended as well.
     return_state : bool
         Return ``(output, state)``, the state of all keys seen so far.
+    objective : {"time", "memory"}
+        What ``form="auto"`` keeps small: the predicted time of the call, or what it holds beside inputs and output.
     plan : Plan, optional
-        What `explain` returned, perhaps changed; overrides `form`.
+        What `explain` returned, perhaps changed. It says which form; another `form` beside it is an error.
 
     Returns
     -------
@@ -138,6 +143,7 @@ def attention(
         attn_mask=attn_mask,
         state=state,
         return_state=return_state,
+        objective=objective,
         plan=plan,
     )
     return results_of(evaluation, evaluation.run.backend.differentiable(evaluation, operands))
@@ -160,12 +166,14 @@ def evaluation_of(
     attn_mask: Array | None = None,
     state: State | None = None,
     return_state: bool = False,
+    objective: str = "time",
     plan: Plan | None = None,
 ) -> tuple[Evaluation, Operands]:
     """Check the arguments of `attention`; return what to compute, and the arrays."""
+    check_choice(form, objective)
     call = check_call(query, key, value, key_mask, scale, coefficients, normalise=normalise, attn_mask=attn_mask)
     causal = check_causal(is_causal=is_causal, block_causal=block_causal, prefix_length=prefix_length)
-    form = form if plan is None else plan.form
+    form = form if plan is None else check_plan(plan, form)
     if attn_mask is not None:
         form = _check_dense(form, causal)
     elif causal is not None and None in (sizes_of(query)[-2], sizes_of(key)[-2]):
@@ -174,7 +182,11 @@ def evaluation_of(
         check_state(state, call)
     if return_state and key_mask is not None:  # one state a key head: one row of the mask
         check_mask(call.backend.namespace, key_mask, key, call.problem.batch, call.problem.kv_heads)
-    run = Run(call.backend, plan or call.plan(form), call.weighting, normalise_output)
+    if plan is None:
+        visible = "all" if causal is None else "causal"
+        visible = visible if attn_mask is None else "dense"
+        plan = call.plan(form, objective, visible=visible, past=state is not None, with_state=return_state)
+    run = Run(call.backend, plan, call.weighting, normalise_output)
     sums = None if state is None else state.sums
     return Evaluation(call, run, causal, return_state), Operands(query, key, value, scale, sums, key_mask, attn_mask)
 
@@ -196,7 +208,7 @@ def _check_dense(form: str, causal: Causal | None) -> str:
         raise OptionError(msg)
     if form == "efficient":
         msg = (
-            "attn_mask has no efficient form, since each query would need a state of its own; got form='efficient'. "
+            "attn_mask has no efficient form, since each query would need a state of its own; got the efficient form. "
             "Masks in linear time: key_mask, is_causal, block_causal, prefix_length."
         )
         raise OptionError(msg)
@@ -269,9 +281,24 @@ def explain(
     normalise: bool = True,
     coefficients: Sequence[float] = TAYLOR,
     key_mask: Array | None = None,
-    normalise_output: bool = False,  # noqa: ARG001  same keywords as attention
+    normalise_output: bool = False,
+    is_causal: bool = False,
+    block_causal: int | None = None,
+    prefix_length: int = 0,
+    attn_mask: Array | None = None,
+    state: State | None = None,
+    return_state: bool = False,
+    objective: str = "time",
 ) -> Plan:
     """Return the plan that `attention` would follow for the same arguments, without computing anything.
+
+    Parameters and errors are those of `attention`.
+
+    Returns
+    -------
+    Plan
+        Prints as a small table: the form and why, predicted time, operations and memory, tiles, crossover, rounding
+        error. It can be given to `attention` as `plan`, changed by `dataclasses.replace` or as it is.
 
     Examples
     --------
@@ -280,5 +307,22 @@ def explain(
     >>> explain(x, x, x).form
     'direct'
     """
-    call = check_call(query, key, value, key_mask, scale, coefficients, normalise=normalise)
-    return call.plan(form)
+    evaluation, _ = evaluation_of(
+        query,
+        key,
+        value,
+        form=form,
+        scale=scale,
+        normalise=normalise,
+        coefficients=coefficients,
+        key_mask=key_mask,
+        normalise_output=normalise_output,
+        is_causal=is_causal,
+        block_causal=block_causal,
+        prefix_length=prefix_length,
+        attn_mask=attn_mask,
+        state=state,
+        return_state=return_state,
+        objective=objective,
+    )
+    return evaluation.run.plan

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _checks
-from taylorshift_core._namespace import device_of, sizes_of
+from taylorshift_core._namespace import device_kind, device_of, sizes_of
 from taylorshift_core._plan import Plan, make_plan
 from taylorshift_core._registry import backend_of
 
@@ -29,10 +29,21 @@ class Call:
     dtype: Any
     device: Any
 
-    def plan(self, form: str) -> Plan:
-        """Return how to compute it."""
-        _checks.check_form(form)
-        return make_plan(self.problem, self.backend, form, self.backend.namespace.finfo(self.dtype).bits // 8)
+    def plan(
+        self,
+        form: str,
+        objective: str = "time",
+        *,
+        visible: str = "all",
+        past: bool = False,
+        with_state: bool = False,
+    ) -> Plan:
+        """Return how to compute it; the rest is what a Problem holds beside the sizes."""
+        problem = self.problem
+        if visible != "all" or past or with_state:
+            problem = replace(problem, visible=visible, past=past, with_state=with_state)
+        itemsize = self.backend.namespace.finfo(self.dtype).bits // 8
+        return make_plan(problem, self.backend, form, itemsize, objective, device_kind(self.device))
 
 
 def check_call(

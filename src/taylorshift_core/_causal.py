@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _direct, _efficient
 from taylorshift_core._divide import divide
 from taylorshift_core._namespace import device_of
+from taylorshift_core._plan import CAUSAL_SCORES
 from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
 from taylorshift_core.errors import OptionError
-from taylorshift_core.features import n_features
 from taylorshift_core.loops import cut, join
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = tuple[Array, ...]
-_SCORED = 256  # tokens
-_CHUNK, _CHUNK_STEP = 128, 64  # tokens: triangles of scores grow with it, the number of states shrinks
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,11 @@ class Causal:
 
     def score_chunk(self, tile: int) -> int:
         """Return a chunk length for the direct form, where half of the scores inside a chunk are made for nothing."""
-        return self.chunk(min(tile, _SCORED))
+        return self.chunk(min(tile, CAUSAL_SCORES))
 
     def state_chunk(self, plan: Plan) -> int:
         """Return a chunk length for the efficient form, where a chunk is met by the state of all before it."""
-        problem = plan.problem
-        square = n_features(problem.head_dim + 1) * (problem.value_dim + 1)  # as many scores as the state has numbers
-        return self.chunk(min(plan.key_tile, max(_CHUNK, -(-isqrt(square) // _CHUNK_STEP) * _CHUNK_STEP)))
+        return self.chunk(plan.state_chunk)
 
     def even_chunk(self, length: int, plan: Plan) -> int:
         """Return a chunk length, in whole blocks, that cuts so many tokens evenly, or else leaves few behind."""

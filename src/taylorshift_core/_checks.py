@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Array = Any
 Shape = tuple[int | None, ...]
 FORMS = ("auto", "direct", "efficient")
+OBJECTIVES = ("time", "memory")
 _MATRIX = 2  # axes of a single head: (length, dim)
 
 
@@ -34,7 +35,12 @@ class Weighting:
 
 @dataclass(frozen=True)
 class Problem:
-    """The sizes of one call; `single` says that there is no heads axis. Sizes that a lazy library does not know are None."""
+    """The sizes of one call, and what else decides how much there is to do.
+
+    `single` says that there is no heads axis. Sizes that a lazy library does not know are None. `visible` says which
+    keys a query sees: "all", "causal", or those of a "dense" mask. `past` and `with_state` say that a state is read
+    beside the keys, and that the state behind all keys is wanted.
+    """
 
     batch: Shape
     single: bool
@@ -45,6 +51,9 @@ class Problem:
     head_dim: int
     value_dim: int
     masked: bool
+    visible: str = "all"
+    past: bool = False
+    with_state: bool = False
 
     @property
     def groups(self) -> int:
@@ -52,11 +61,12 @@ class Problem:
         return self.heads // self.kv_heads if self.kv_heads else 1
 
 
-def check_form(form: object) -> None:
-    """Raise OptionError unless `form` is one that exists."""
-    if form not in FORMS:
-        msg = f"form must be one of {', '.join(map(repr, FORMS))}; got {form!r}"
-        raise OptionError(msg)
+def check_choice(form: object, objective: object) -> None:
+    """Raise OptionError unless `form` and `objective` are ones that exist."""
+    for name, got, choices in (("form", form, FORMS), ("objective", objective, OBJECTIVES)):
+        if got not in choices:
+            msg = f"{name} must be one of {', '.join(map(repr, choices))}; got {got!r}"
+            raise OptionError(msg)
 
 
 def check_weighting(coefficients: Sequence[float], *, normalise: bool) -> Weighting:

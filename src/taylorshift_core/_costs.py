@@ -1,90 +1,200 @@
-"""The cost model: seconds of a form from counts of what it does, with constants measured on a machine.
+"""The cost model: seconds of a form from counts of what it does, and a price for each count.
 
-A form is a sum of four kinds of work, each with a price: multiply-adds inside matrix products, entries made and read
-once beside them (scores, features), tokens prepared and divided, and tiles, each of which costs the calls that make it.
+The counts follow the loops of the forms, see `_direct`, `_efficient` and `_causal`; the prices are measured, see
+`_calibration`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import ceil, prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from taylorshift_core.features import n_features, n_offsets
 
 if TYPE_CHECKING:
     from taylorshift_core._checks import Problem
 
-Counts = tuple[float, float, float, float]
 
+class Tiling(NamedTuple):
+    """Tokens taken at once, offsets of the feature map built at once, and heads that share a tile.
 
-@dataclass(frozen=True)
-class Tiling:
-    """Tokens taken at once, and offsets of the feature map built at once; `batch` says how many heads share a tile."""
+    Causal attention goes by chunks of `chunk` tokens.
+    """
 
     query_tile: int
     key_tile: int
     offsets: int
     batch: int
+    chunk: int
+
+
+def offsets_at_once(offsets: int, longest: int, tokens: int) -> int:
+    """Return how many offsets to build at once for a tile of so many tokens: more where it is shorter than the longest."""
+    shorter = isinstance(tokens, int) and 0 < tokens < longest
+    return offsets * (longest // tokens) if shorter else offsets
+
+
+class Work(NamedTuple):
+    """What a form does in one call.
+
+    Parameters
+    ----------
+    products
+        Multiply-adds inside matrix products.
+    entries
+        Scores or features: made, and read by a product.
+    masked
+        Scores of which some must not be seen.
+    prepared
+        Entries of queries, keys, values and outputs: normalised, laid out, divided.
+    states
+        Entries of states: added, or multiplied outside of products.
+    steps
+        Tiles of a head, or of all heads where they share one.
+    calls
+    """
+
+    products: float = 0
+    entries: float = 0
+    masked: float = 0
+    prepared: float = 0
+    states: float = 0
+    steps: float = 0
+    calls: float = 0
+
+    def __add__(self, other: Work) -> Work:  # type: ignore[override]  # of numbers, not of tuples
+        """Return both together."""
+        return Work(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Nanoseconds for one multiply-add in a product, one entry, one token's column of entries, and one tile."""
+    """Nanoseconds for one unit of each kind of `Work`."""
 
-    product: float
-    entry: float
-    column: float
-    tile: float
+    products: float = 0
+    entries: float = 0
+    masked: float = 0
+    prepared: float = 0
+    states: float = 0
+    steps: float = 0
+    calls: float = 0
 
-    def seconds(self, counts: Counts) -> float:
-        """Return what the counts cost."""
-        return 1e-9 * sum(n * price for n, price in zip(counts, self.as_tuple(), strict=True))
-
-    def as_tuple(self) -> Counts:
-        """Return the prices in the order of `Counts`."""
-        return self.product, self.entry, self.column, self.tile
+    def seconds(self, work: Work) -> float:
+        """Return what the work costs."""
+        prices: tuple[float, ...] = astuple(self)
+        return sum(1e-9 * count * price for count, price in zip(work, prices, strict=True))
 
 
-def counts(form: str, problem: Problem, tiling: Tiling) -> Counts:
-    """Return the multiply-adds, entries, columns and tiles of a form of a problem whose lengths are known."""
-    batch = prod(size or 1 for size in problem.batch)
-    queries, keys = (
-        batch * problem.heads * (problem.query_length or 0),
-        batch * problem.kv_heads * (problem.key_length or 0),
-    )
-    width, columns = problem.head_dim + 1, problem.value_dim + 1
-    prepared = (queries + keys) * (width + columns)
-    query_tiles = _tiles(problem.query_length, tiling.query_tile, batch * problem.heads, tiling.batch)
-    key_tiles = _tiles(problem.key_length, tiling.key_tile, batch * problem.kv_heads, tiling.batch)
+class _Sizes(NamedTuple):
+    """The sizes of a problem as its loops see them; a length that is not known counts as none."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    queries: int
+    keys: int
+    width: int
+    columns: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Sizes:
+        batch = prod(1 if size is None else size for size in problem.batch)
+        lengths = problem.query_length or 0, problem.key_length or 0
+        return cls(
+            batch,
+            batch * problem.heads,
+            batch * problem.kv_heads,
+            *lengths,
+            problem.head_dim + 1,
+            problem.value_dim + 1,
+        )
+
+
+def work_of(form: str, problem: Problem, tiling: Tiling) -> Work:
+    """Return what a form does for a problem, cut into tiles."""
+    sizes = _Sizes.of(problem)
+    prepared = (sizes.heads * sizes.queries + sizes.kv_heads * sizes.keys) * (sizes.width + sizes.columns)
+    if problem.masked:
+        prepared += sizes.kv_heads * sizes.keys * (sizes.width + sizes.columns)
+    always = Work(prepared=prepared, calls=1)
     if form == "direct":
-        scores = queries * (problem.key_length or 0) * (0.5 if False else 1)
-        steps = query_tiles * max(1, ceil((problem.key_length or 0) / tiling.key_tile))
-        return scores * (width + columns), scores, prepared, query_tiles + steps
-    features = n_features(width)
-    blocks = ceil(n_offsets(width) / tiling.offsets)
-    entries = (queries + keys) * features
-    products = entries * columns
-    if False:
-        scores = queries * min(tiling.key_tile, problem.key_length or 0)
-        products, entries = products + scores * (width + columns), entries + scores
-    return products, entries, prepared, blocks * (query_tiles + key_tiles)
+        return always + _direct(problem, sizes, tiling)
+    return always + _efficient(problem, sizes, tiling)
 
 
-def _tiles(length: int | None, tile: int, heads: int, at_once: int) -> int:
-    if heads * (length or 0) <= tile:
+def _direct(problem: Problem, sizes: _Sizes, tiling: Tiling) -> Work:
+    """Return the work of all pairs, of reading a past state, and of the state behind all keys if that is wanted."""
+    if problem.visible == "all":
+        pairs = _meet(sizes, tiling, sizes.queries, sizes.keys)
+    elif problem.visible == "dense":
+        pairs = _meet_masked(sizes, tiling, sizes.queries, sizes.keys)
+    else:
+        pairs = _direct_causal(sizes, tiling)
+    if problem.past:
+        pairs += _read(sizes, tiling, sizes.queries)
+    return pairs + _build(sizes, tiling, sizes.keys) if problem.with_state else pairs
+
+
+def _direct_causal(sizes: _Sizes, tiling: Tiling) -> Work:
+    """Return the work of chunks that see all before them in full and themselves in a triangle."""
+    own = min(sizes.queries, sizes.keys)
+    chunk, chunks = min(tiling.chunk, own), ceil(own / tiling.chunk)
+    before = own * (chunks - 1) / 2  # keys that the chunks see in full, together
+    short = tiling._replace(query_tile=tiling.chunk)
+    total = _meet_masked(sizes, short, own, chunk) + _meet(sizes, tiling, sizes.queries - own, sizes.keys)
+    if chunks > 1:
+        total += _meet(sizes, short, own, before / chunks)
+    return total + Work(prepared=sizes.kv_heads * before * sizes.columns)
+
+
+def _efficient(problem: Problem, sizes: _Sizes, tiling: Tiling) -> Work:
+    """Return the work of building one state a key head, and of reading it; causal attention has one for each chunk."""
+    total = _build(sizes, tiling, sizes.keys) + _read(sizes, tiling, sizes.queries)
+    own = min(sizes.queries, sizes.keys)
+    if problem.visible != "causal" or not own:
+        return total
+    chunks = ceil(own / tiling.chunk)
+    total += _meet_masked(sizes, tiling, own, own / chunks)
+    return total + Work(states=3 * _state(sizes) * chunks)
+
+
+def _meet(sizes: _Sizes, tiling: Tiling, queries: float, keys: float) -> Work:
+    """Return the work of queries that see so many keys in full."""
+    scores = sizes.heads * queries * keys
+    tiles = _tiles(queries, tiling.query_tile, sizes.heads, tiling) * (1 + ceil(keys / tiling.key_tile))
+    return Work(products=scores * (sizes.width + sizes.columns), entries=scores, steps=tiles)
+
+
+def _meet_masked(sizes: _Sizes, tiling: Tiling, queries: float, keys: float) -> Work:
+    """Return the work of queries that see some of so many keys: one more product, of flags, and `where` around them."""
+    scores = sizes.heads * queries * keys
+    tiles = _tiles(queries, tiling.query_tile, sizes.heads, tiling) * (1 + ceil(keys / tiling.key_tile))
+    return Work(products=scores * (sizes.width + 2 * sizes.columns), masked=scores, steps=tiles)
+
+
+def _build(sizes: _Sizes, tiling: Tiling, keys: int) -> Work:
+    return _features(sizes, tiling, sizes.kv_heads, keys, tiling.key_tile) + Work(states=_state(sizes))
+
+
+def _read(sizes: _Sizes, tiling: Tiling, queries: int) -> Work:
+    return _features(sizes, tiling, sizes.heads, queries, tiling.query_tile) + Work(states=_state(sizes))
+
+
+def _features(sizes: _Sizes, tiling: Tiling, heads: int, tokens: int, tile: int) -> Work:
+    """Return the work of making the features of tokens, and of their product with values or with a state."""
+    features = heads * tokens * n_features(sizes.width)
+    longest = max(tiling.query_tile, tiling.key_tile)
+    blocks = ceil(n_offsets(sizes.width) / offsets_at_once(tiling.offsets, longest, min(tokens, tile)))
+    return Work(products=features * sizes.columns, entries=features, steps=blocks * _tiles(tokens, tile, heads, tiling))
+
+
+def _state(sizes: _Sizes) -> int:
+    return sizes.kv_heads * n_features(sizes.width) * sizes.columns
+
+
+def _tiles(tokens: float, tile: int, heads: int, tiling: Tiling) -> int:
+    """Return how many tiles there are; a loop that takes heads in turn still takes few tokens of all heads at once."""
+    if heads * tokens <= tile:
         return 1
-    return ceil((length or 0) / tile) * ceil(heads / at_once)
-
-
-# Measured on two cores of a server processor with AVX-512, float32, by benchmarks/bench_forms.py.
-_SHIPPED = {
-    "direct": Prices(product=0.008, entry=0.12, column=1.0, tile=20_000.0),
-    "efficient": Prices(product=0.008, entry=0.05, column=1.0, tile=30_000.0),
-}
-
-
-def prices_of(backend: str, itemsize: int, form: str) -> Prices:  # noqa: ARG001  one machine measured so far
-    """Return the prices of a form on a backend."""
-    prices = _SHIPPED[form]
-    return prices if itemsize < 8 else Prices(*(2 * price for price in prices.as_tuple()))
+    return ceil(tokens / tile) * ceil(heads / tiling.batch)

@@ -54,6 +54,12 @@ def sizes_of(array: Array) -> tuple[int | None, ...]:
     return tuple(None if size is None or size != size else size for size in array.shape)  # noqa: PLR0124  NaN
 
 
+def device_kind(device: object) -> str:
+    """Return "gpu" or "cpu" for a device of any library; one that has no name for itself is a CPU."""
+    name = str(device).lower()
+    return "gpu" if any(word in name for word in ("cuda", "gpu", "mps", "rocm", "xpu")) else "cpu"
+
+
 def _kind(thing: object) -> str:
     kind = type(thing)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import isqrt, prod, sqrt
 from typing import TYPE_CHECKING
 
-from taylorshift_core._costs import Tiling, counts, prices_of
+from taylorshift_core._costs import Tiling, offsets_at_once, work_of
+from taylorshift_core._crossover import operation_count
+from taylorshift_core.errors import OptionError
 from taylorshift_core.features import n_features, n_offsets
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from taylorshift_core._backend import Backend
     from taylorshift_core._checks import Problem
+    from taylorshift_core._costs import Prices, Work
 
 FORMS = ("direct", "efficient")
 _SHORTEST_TILE = 64  # tokens: below it, calls cost more than what they compute
 _LONGEST_TILE = 4096
+CAUSAL_SCORES = (
+    256  # tokens of a chunk in the direct form, where half of the scores inside a chunk are made for nothing
+)
+CAUSAL_CHUNK = (
+    128  # in the efficient form: the triangles grow with it, the number of states shrinks; for head_dim 16 to 64
+)
 _LONGEST_LENGTH = 1 << 24  # tokens: where the search for a crossover ends
+_PARTIAL_SUMS = 36  # that one sum seems to fall into, by the errors seen in NumPy's products
 _ROUNDOFF = {4: 2.0**-24, 8: 2.0**-53}  # by bytes of an entry
 
 
@@ -37,6 +50,8 @@ class Plan:
         Offsets of the feature map that are built at once (efficient form).
     problem, backend, itemsize
         What the plan was made for: sizes, library, and bytes of an entry of the dtype that is summed in.
+    device
+        "cpu" or "gpu".
     """
 
     form: str
@@ -47,12 +62,11 @@ class Plan:
     problem: Problem = field(repr=False)
     backend: Backend = field(repr=False)
     itemsize: int = field(repr=False)
+    device: str = field(default="cpu", repr=False)
 
     def offsets_of(self, tokens: int) -> int:
-        """Return how many offsets to build at once for a tile of so many tokens: more where it is shorter than planned."""
-        longest = max(self.query_tile, self.key_tile)
-        shorter = isinstance(tokens, int) and 0 < tokens < longest
-        return self.offsets * (longest // tokens) if shorter else self.offsets
+        """Return how many offsets to build at once for a tile of so many tokens."""
+        return offsets_at_once(self.offsets, max(self.query_tile, self.key_tile), tokens)
 
     def holding_scores(self) -> Plan:
         """Return the plan with tiles so short that the scores of a tile, held at once, fill the fast memory."""
@@ -64,19 +78,41 @@ class Plan:
     @property
     def tiling(self) -> Tiling:
         """The tiles, and how many heads share one."""
-        return Tiling(self.query_tile, self.key_tile, self.offsets, _heads_at_once(self.problem, self.backend))
+        at_once = _heads_at_once(self.problem, self.backend)
+        chunk = min(self.query_tile, CAUSAL_SCORES) if self.form == "direct" else min(self.key_tile, CAUSAL_CHUNK)
+        return Tiling(self.query_tile, self.key_tile, self.offsets, at_once, chunk)
+
+    @property
+    def work(self) -> Work:
+        """What will be done, counted."""
+        return work_of(self.form, self.problem, self.tiling)
 
     @property
     def seconds(self) -> float:
         """The predicted time."""
-        prices = prices_of(self.backend.name, self.itemsize, self.form)
-        return prices.seconds(counts(self.form, self.problem, self.tiling))
+        dtype = f"float{8 * self.itemsize}"
+        prices: Prices = _calibration().prices_of(self.backend.name, self.device, dtype, self.form)
+        return prices.seconds(self.work)
 
     @property
     def operations(self) -> int:
-        """Additions and multiplications in matrix products, and multiplications of scores or features."""
-        products, entries, _, _ = counts(self.form, self.problem, self.tiling)
-        return int(2 * products + entries)
+        """Additions and multiplications in matrix products, and one multiplication for each score or feature."""
+        work = self.work
+        return int(2 * work.products + work.entries + work.masked)
+
+    @property
+    def operations_of_the_formula(self) -> int:
+        """The same by the closed formula for this form without tiles, masks and states, see `operation_count`."""
+        problem = self.problem
+        lengths = problem.query_length or 0, problem.key_length or 0
+        of_one_head = operation_count(
+            self.form,
+            *lengths,
+            head_dim=problem.head_dim,
+            value_dim=problem.value_dim,
+            groups=max(problem.groups, 1),
+        )
+        return _key_heads(problem) * of_one_head
 
     @property
     def state_bytes(self) -> int:
@@ -86,62 +122,92 @@ class Plan:
 
     @property
     def temporary_bytes(self) -> int:
-        """Bytes held at once beyond inputs and output: the state or the prepared keys and values, and one tile."""
-        problem, at_once = self.problem, self.tiling.batch
+        """Bytes held at once beyond inputs and output, about.
+
+        The state (as summed, in parts, and times its multiplicity) or the prepared keys and values; and for each head
+        that is worked on at the same time a tile of prepared tokens, and its features or scores.
+        """
+        problem, width, columns = self.problem, self.problem.head_dim + 1, self.problem.value_dim + 1
         keys, queries = problem.key_length or 0, problem.query_length or 0
+        query_tile, key_tile = min(self.query_tile, queries), min(self.key_tile, keys)
         if self.form == "efficient":
-            rows = min(n_features(problem.head_dim + 1), self.offsets * (problem.head_dim + 1))
-            return self.state_bytes + at_once * rows * min(self.key_tile, max(keys, queries)) * self.itemsize
-        prepared = _key_heads(problem) * keys * (problem.head_dim + problem.value_dim + 2)
-        return (prepared + at_once * min(self.query_tile, queries) * min(self.key_tile, keys)) * self.itemsize
+            kept = 3 * self.state_bytes // self.itemsize
+            longest = max(query_tile, key_tile)
+            made = longest * min(n_features(width), self.offsets_of(longest) * width)
+        else:
+            kept = _key_heads(problem) * keys * (width + columns)
+            made = query_tile * key_tile
+            if self.backend.tile_tokens is not None:  # tiles are of tokens alone, and worked through in blocks
+                made = min(made, self.backend.tile_bytes // self.itemsize)
+        tile = made + 2 * max(query_tile, key_tile) * (width + columns)
+        return self.itemsize * (kept + _heads_side_by_side(problem, self.backend) * tile)
 
     @property
     def rounding_error(self) -> float:
-        """The predicted largest error relative to the largest output: a random walk of roundings over the terms."""
-        terms = n_features(self.problem.head_dim + 1) if self.form == "efficient" else self.problem.head_dim + 1
-        return _ROUNDOFF[self.itemsize] * (2 + sqrt(terms))
+        """The predicted largest error relative to the largest output, of values that are as often above zero as below.
+
+        A few roundings of each factor and of the quotient, and a random walk over the terms of a sum: keys, and in the
+        efficient form features. Libraries keep several partial sums, which makes it shorter. The outputs of dtypes
+        narrower than that of the sums are rounded once more.
+        """
+        terms = (self.problem.key_length or 0) + (
+            n_features(self.problem.head_dim + 1) if self.form == "efficient" else 0
+        )
+        return _ROUNDOFF[self.itemsize] * (3 + sqrt(terms / _PARTIAL_SUMS))
 
     @property
     def crossover(self) -> int | None:
-        """The length of queries and keys alike from which the efficient form is predicted to be faster, if there is one."""
-        low, high = 0, _LONGEST_LENGTH
-        if not self._efficient_wins(high):
+        """The length of queries and keys alike from which on the efficient form is predicted to be faster, if there is one.
+
+        None also where only one form can be taken.
+        """
+        high = _LONGEST_LENGTH
+        if self.problem.visible == "dense" or not self._efficient_wins(high):
             return None
+        while high > 1 and self._efficient_wins(high // 2):
+            high //= 2
+        low = high // 2
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self._efficient_wins(middle) else (middle, high)
         return high
 
+    def of_form(self, form: str) -> Plan:
+        """Return the plan of a form, this one or the other, for the same call."""
+        return replace(tiled_plan(self.problem, self.backend, form, self.itemsize), device=self.device)
+
     def _efficient_wins(self, length: int) -> bool:
-        problem = replace(self.problem, query_length=length, key_length=length)
-        direct, efficient = (tiled_plan(problem, self.backend, form, self.itemsize) for form in FORMS)
-        return efficient.seconds < direct.seconds
+        longer = replace(self, problem=replace(self.problem, query_length=length, key_length=length))
+        return longer.of_form("efficient").seconds < longer.of_form("direct").seconds
 
     def __str__(self) -> str:
-        other = tiled_plan(self.problem, self.backend, FORMS[self.form == "direct"], self.itemsize)
-        crossover = "none" if self.crossover is None else f"{self.crossover:,} tokens"
+        other = self.of_form(FORMS[self.form == "direct"])
+        crossover = self.crossover
         rows = [
             ("form", f"{self.form}: {self.reason}"),
             ("predicted time", f"{_time(self.seconds)} ({other.form} form {_time(other.seconds)})"),
             ("operations", f"{self.operations:,} ({other.form} form {other.operations:,})"),
+            ("by the formula", f"{self.operations_of_the_formula:,}, without tiles, masks and states"),
             ("temporaries", f"{_size(self.temporary_bytes)} ({other.form} form {_size(other.temporary_bytes)})"),
             ("tiles", f"{self.query_tile} queries, {self.key_tile} keys, {self.offsets} offsets of the feature map"),
             ("state", f"{_size(self.state_bytes)} for all heads"),
-            ("crossover", f"{crossover} for these heads"),
+            ("crossover", f"{'none' if crossover is None else f'{crossover:,} tokens'} for these heads"),
             ("rounding error", f"about {self.rounding_error:.1e} of the largest output"),
         ]
         return "\n".join(f"{name:<14}  {text}" for name, text in rows)
 
 
 @lru_cache(maxsize=1024)
-def make_plan(problem: Problem, backend: Backend, form: str, itemsize: int, objective: str = "time") -> Plan:
-    """Return the plan for a problem on a backend; `itemsize` is that of the dtype it sums in."""
+def make_plan(
+    problem: Problem, backend: Backend, form: str, itemsize: int, objective: str = "time", device: str = "cpu"
+) -> Plan:
+    """Return the plan for a problem on a backend; `itemsize` is that of the dtype it sums in, `device` "cpu" or "gpu"."""
     if form != "auto":
-        return tiled_plan(problem, backend, form, itemsize, "asked for by name")
+        return replace(tiled_plan(problem, backend, form, itemsize, "asked for by name"), device=device)
     if problem.query_length is None or problem.key_length is None:
         reason = "lengths are not known yet, and only the efficient form is linear in them"
-        return tiled_plan(problem, backend, "efficient", itemsize, reason)
-    plans = [tiled_plan(problem, backend, form, itemsize) for form in FORMS]
+        return replace(tiled_plan(problem, backend, "efficient", itemsize, reason), device=device)
+    plans = [replace(tiled_plan(problem, backend, form, itemsize), device=device) for form in FORMS]
     if objective == "memory":
         best, other = sorted(plans, key=lambda plan: plan.temporary_bytes)
         reason = f"it holds {_size(best.temporary_bytes)} at once, the {other.form} form {_size(other.temporary_bytes)}"
@@ -149,6 +215,35 @@ def make_plan(problem: Problem, backend: Backend, form: str, itemsize: int, obje
         best, other = sorted(plans, key=lambda plan: plan.seconds)
         reason = f"it is predicted to take {_time(best.seconds)}, the {other.form} form {_time(other.seconds)}"
     return replace(best, reason=reason)
+
+
+def check_plan(plan: object, form: str) -> str:
+    """Return the form of a plan; raise OptionError unless it is one, whole, and not at odds with a form asked for."""
+    if not isinstance(plan, Plan):
+        msg = f"plan must be a Plan; got {plan!r}. Take the one that explain returns for the same arguments."
+        raise OptionError(msg)
+    if plan.form not in FORMS or form not in ("auto", plan.form):
+        forms = ", ".join(map(repr, FORMS))
+        msg = f"a plan says the form: its own must be one of {forms}; got {plan.form!r}, and form={form!r} beside it"
+        raise OptionError(msg)
+    for name in ("query_tile", "key_tile", "offsets"):
+        number = getattr(plan, name)
+        if type(number) is not int or number < 1:
+            msg = f"{name} of a plan must be an integer of at least 1; got {number!r}"
+            raise OptionError(msg)
+    return plan.form
+
+
+def _calibration() -> ModuleType:
+    from taylorshift_core import _calibration  # noqa: PLC0415  it reads files, which importing the library need not know
+
+    return _calibration
+
+
+def forget_prices() -> None:
+    """Plan anew, with prices read anew, from now on."""
+    _calibration().forget()
+    make_plan.cache_clear()
 
 
 def tiled_plan(problem: Problem, backend: Backend, form: str, itemsize: int, reason: str = "") -> Plan:
@@ -179,8 +274,17 @@ def _entries(problem: Problem, backend: Backend, itemsize: int) -> int:
 
 
 def _heads_at_once(problem: Problem, backend: Backend) -> int:
-    heads = prod(size or 1 for size in (*problem.batch, problem.heads) if isinstance(size, int))
-    return max(heads, 1) if backend.batch_at_once else 1
+    return _heads(problem) if backend.batch_at_once else 1
+
+
+def _heads(problem: Problem) -> int:
+    return max(prod(size or 1 for size in (*problem.batch, problem.heads) if isinstance(size, int)), 1)
+
+
+def _heads_side_by_side(problem: Problem, backend: Backend) -> int:
+    """Return how many heads are worked on at the same time: all at once, or as many as there are processors."""
+    heads = _heads(problem)
+    return heads if backend.batch_at_once else min(heads, os.cpu_count() or 1)
 
 
 def _key_heads(problem: Problem) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +234,39 @@ def test_masks_that_are_no_arrays(library: Library, function: Call, mask: object
 @pytest.mark.parametrize("form", ["fast", "Direct", "", None, 2, ["direct"]])
 def test_forms(library: Library, function: Call, form: object) -> None:
     _refused(OptionError, re.escape(repr(form)), function, _good(library), form=form)
+
+
+@pytest.mark.parametrize("function", [attention, explain])
+@pytest.mark.parametrize("objective", ["space", "Time", None, 1])
+def test_objectives(library: Library, function: Call, objective: object) -> None:
+    _refused(OptionError, re.escape(repr(objective)), function, _good(library), objective=objective)
+
+
+@pytest.mark.parametrize("plan", [3, "direct", object, {"form": "direct"}])
+def test_a_plan_is_what_explain_returns(library: Library, plan: object) -> None:
+    _refused(OptionError, re.escape(repr(plan)), attention, _good(library), plan=plan)
+
+
+@pytest.mark.parametrize("form", ["efficient", "fast", None])
+def test_a_form_beside_a_plan_is_that_of_the_plan(library: Library, form: object) -> None:
+    plan = explain(*_good(library), form="direct")
+    _refused(OptionError, re.escape(repr(form)), attention, _good(library), plan=plan, form=form)
+
+
+@pytest.mark.parametrize(
+    "change", [{"form": "fast"}, {"form": "auto"}, {"query_tile": 0}, {"key_tile": 2.5}, {"offsets": True}]
+)
+def test_a_plan_that_was_changed(library: Library, change: dict[str, object]) -> None:
+    plan = replace(explain(*_good(library)), **change)
+    _refused(OptionError, re.escape(repr(*change.values())), attention, _good(library), plan=plan)
+
+
+def test_a_dense_mask_has_no_efficient_plan(library: Library) -> None:
+    query, key, value = _good(library)
+    shape = (query.shape[-2], key.shape[-2])
+    mask, plan = library.to_array(np.ones(shape, dtype=bool)), explain(query, key, value, form="efficient")
+    with pytest.raises(OptionError, match=r"no efficient form.*got"):
+        attention(query, key, value, attn_mask=mask, plan=plan)
 
 
 COEFFICIENTS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taylorshift_core import MissingLibraryError, backend_names, crossover_length, explain, load_backend
+from taylorshift_core import crossover_length, explain
 from taylorshift_core.cli import _picture
+from taylorshift_core.cli._backends import find_backends
 from taylorshift_core.cli._console import progress, say, show_table
-from taylorshift_core.cli._errors import CommandError
 from taylorshift_core.cli._format import duration, memory
 from taylorshift_core.cli._measure import FORMS, Measurement, measure
 from taylorshift_core.cli._output import check_output
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.save_plot is not None:
         check_output(arguments.save_plot, _picture.SUFFIXES, force=arguments.force)
         _picture.check_matplotlib()
-    backends, absent = _backends(arguments.backend)
+    backends, absent = find_backends(arguments.backend)
     text = read_text(arguments.text, arguments.tokens)
     arrays = project(text.content, arguments.heads, arguments.head_dim, arguments.seed)
     repeats, drawn = arguments.repeats, arguments.save_plot is not None
@@ -83,32 +83,6 @@ def run(arguments: argparse.Namespace) -> int:
         _picture.save(arguments.save_plot, text, arrays, times)
         say(f"Picture: {arguments.save_plot}")
     return 0
-
-
-def _backends(names: Sequence[str] | None) -> tuple[list[Backend], dict[str, str]]:
-    """Return the backends to measure, and why others are absent; those asked for by name must be there."""
-    found, absent = [], {}
-    for name in dict.fromkeys(
-        names or sorted(backend_names(), key=lambda name: name != "numpy")
-    ):  # what all have, first
-        try:
-            backend = load_backend(name)
-        except MissingLibraryError:
-            if names:
-                raise
-            absent[name] = "not installed"
-            continue
-        if backend.devices():
-            found.append(backend)
-        elif names:
-            msg = f"backend {name} finds no device on this machine; `taylorshift info` lists what is here"
-            raise CommandError(msg)
-        else:
-            absent[name] = "no device found"
-    if not found:
-        msg = "no backend is installed; `taylorshift info` says what to install"
-        raise CommandError(msg)
-    return found, absent
 
 
 def _print(

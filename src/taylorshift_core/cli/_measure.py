@@ -40,10 +40,11 @@ class Measurement:
         return statistics.median(self.seconds)
 
 
-def runner(backend: Backend, arrays: Sequence[Array], form: str) -> Callable[[], Any]:
+def runner(backend: Backend, arrays: Sequence[Array], **options: Any) -> Callable[[], Any]:
     """Return a function without arguments that attends on a backend and waits for the result."""
     query, key, value = (backend.from_numpy(array) for array in arrays)
-    return lambda: backend.wait(attention(query, key, value, form=form))
+    options = {name: backend.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+    return lambda: backend.wait(attention(query, key, value, **options))
 
 
 def measure(
@@ -54,7 +55,7 @@ def measure(
     Memory is watched in the first run, before anything is kept for the next one, and that run is not timed: watching
     takes time, and so does what a library compiles when it first sees a problem.
     """
-    run = runner(backend, arrays, form)
+    run = runner(backend, arrays, form=form)
     result, temporary = watch(backend, run)
     error = float(np.max(np.abs(result - reference)) / np.max(np.abs(reference)))
     advance()

@@ -55,7 +55,7 @@ def measure_times(arrays: Sequence[Array], backend: Backend, repeats: int, advan
     seconds: dict[str, list[list[float]]] = {form: [] for form in FORMS}
     for length in lengths:
         for form in FORMS:
-            run = runner(backend, [array[:, :length] for array in arrays], form)
+            run = runner(backend, [array[:, :length] for array in arrays], form=form)
             run()  # compiles where a library compiles
             seconds[form].append(time_runs(run, repeats, advance))
     return Times(backend.name, lengths, seconds, crossover_length(arrays[0].shape[-1]))
