@@ -20,6 +20,7 @@ GPU_LIBRARIES = {
     "cupy": ["cupy-cuda12x[ctk]", "ml-dtypes"],
     "torch": [],
 }  # with a GPU: CUDA beside CuPy, as torch has it
+DEVICE_NEEDED = {"cupy", "dpnp"}  # not measured on processors
 VARIABLES = {  # what some libraries read before they are imported; {} is the environment's folder
     "dpnp": {"OCL_ICD_FILENAMES": "{}/lib/libintelocl.so"},  # the driver that makes the CPU a device
     "jax": {  # two devices to spread over; tests compile thousands of small programs and run each once
@@ -119,9 +120,20 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Run the benchmarks."""
-    install(session, ".[cli,numpy]", groups=("benchmarks",))
-    session.run("pytest", "benchmarks", *session.posargs)
+    """Run the benchmarks, and show the speed of both forms beside others in tables and pictures, in .benchmarks/."""
+    extras = ",".join(["cli", *(backend for backend in BACKENDS if backend not in DEVICE_NEEDED)])
+    install(session, f".[{extras}]", groups=("benchmarks",))
+    Path(".benchmarks").mkdir(exist_ok=True)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    measured = ".benchmarks/speed.json"
+    # The exit code of pytest is the last word: what was measured is shown even where a goal was missed.
+    shown = ("python", "benchmarks/report_speed.py", measured)
+    try:
+        session.run("pytest", "benchmarks", f"--benchmark-json={measured}")
+    finally:
+        session.run(*shown)
 
 
 @nox.session
