@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 FORMS = ("direct", "efficient")
 _SHORTEST_TILE = 64  # tokens: below it, calls cost more than what they compute
 _LONGEST_TILE = 4096
-CAUSAL_SCORES = (
-    256  # tokens of a chunk in the direct form, where half of the scores inside a chunk are made for nothing
-)
-CAUSAL_CHUNK = (
-    128  # in the efficient form: the triangles grow with it, the number of states shrinks; for head_dim 16 to 64
-)
+CAUSAL_SCORES = 256  # tokens of a causal chunk in the direct form: half of the scores inside are made for nothing
+_CHUNK, _CHUNK_STEP = 128, 64  # tokens of one in the efficient form: triangles of scores grow with it, states get fewer
 _LONGEST_LENGTH = 1 << 24  # tokens: where the search for a crossover ends
 _PARTIAL_SUMS = 36  # that one sum seems to fall into, by the errors seen in NumPy's products
 _ROUNDOFF = {4: 2.0**-24, 8: 2.0**-53}  # by bytes of an entry
@@ -76,10 +72,16 @@ class Plan:
         return replace(self, query_tile=min(self.query_tile, query_tile), key_tile=min(self.key_tile, key_tile))
 
     @property
+    def state_chunk(self) -> int:
+        """Tokens of a chunk of causal attention in the efficient form: about as many scores as the state has numbers."""
+        square = n_features(self.problem.head_dim + 1) * (self.problem.value_dim + 1)
+        return min(self.key_tile, max(_CHUNK, -(-isqrt(square) // _CHUNK_STEP) * _CHUNK_STEP))
+
+    @property
     def tiling(self) -> Tiling:
         """The tiles, and how many heads share one."""
         at_once = _heads_at_once(self.problem, self.backend)
-        chunk = min(self.query_tile, CAUSAL_SCORES) if self.form == "direct" else min(self.key_tile, CAUSAL_CHUNK)
+        chunk = min(self.query_tile, CAUSAL_SCORES) if self.form == "direct" else self.state_chunk
         return Tiling(self.query_tile, self.key_tile, self.offsets, at_once, chunk)
 
     @property
