@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+_PAUSE = 0.005  # seconds: OpenMP's threads go on asking for work for a while, on cores that the next one needs
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Median and quartiles of the ratios of the rounds."""
@@ -39,6 +42,7 @@ def take_turns(
     while len(rounds) < fewest or (len(rounds) < most and time.perf_counter() < end):
         row = []
         for run in runs:
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             run()
             row.append(time.perf_counter() - start)
