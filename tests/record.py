@@ -70,13 +70,23 @@ def write(found: dict[str, Any]) -> None:
 def page(text: str) -> str:
     """Return the page with its tables written anew."""
     before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + tables([read(name) for name in adapters()]) + "\n" + END + rest.split(END)[1]
+    return before + BEGIN + "\n" + tables() + "\n" + END + rest.split(END)[1]
 
 
-def tables(records: list[dict[str, Any]]) -> str:
-    """Return the tables of all backends, in Markdown."""
+def recorded() -> list[str]:
+    """Return the names of all backends that have a record."""
+    return sorted(path.stem for path in RECORDS.glob("*.json"))
+
+
+def tables() -> str:
+    """Return the tables of all backends, in Markdown; an adapter without a record is listed as such."""
     titles = ("backend", "install", "version", "dtypes", "gradients", "compiled", "distributed", "run on")
-    first = [_row(titles), _row("---" for _ in titles), *map(_described, records)]
+    records = [read(name) for name in recorded()]
+    described = {
+        name: _row((name, _install(name), "not recorded yet", *(NOTHING for _ in titles[3:]))) for name in adapters()
+    }
+    described |= {each["backend"]: _described(each) for each in records}
+    first = [_row(titles), _row("---" for _ in titles), *described.values()]
     dtypes = ("float64", "float32", "float16", "bfloat16")
     second = [_row(("backend", "", *dtypes)), _row(("---", "---", *("---:" for _ in dtypes)))]
     for each in records:
@@ -90,9 +100,13 @@ def tables(records: list[dict[str, Any]]) -> str:
 
 def _described(each: dict[str, Any]) -> str:
     places = ", ".join(each["devices"]) or NOTHING
-    cells = [each["backend"], f'`pip install "taylorshift-core[{each["backend"]}]"`', each["version"]]
+    cells = [each["backend"], _install(each["backend"]), each["version"]]
     cells += [", ".join(each["dtypes"]), *("; ".join(each[column]) or NOTHING for column in COLUMNS[:-1])]
     return _row((*cells, "; ".join([f"{each['machine']}: {places}", *each["where"]])))
+
+
+def _install(name: str) -> str:
+    return f'`pip install "taylorshift-core[{name}]"`'
 
 
 def _largest(errors: Iterator[float | None]) -> str:

@@ -98,6 +98,7 @@ def test_every_test_dependency_is_pinned() -> None:
     lines = (ROOT / "tests" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in pins)
+    assert pins == sorted(pins)
     pinned = {line.partition("==")[0] for line in pins}
     asked = [
         *PYPROJECT["project"]["dependencies"],

@@ -41,8 +41,10 @@ class _Namespace:
     def arange(self, *bounds: int, device: Any = None) -> Array:  # noqa: ARG002  arrays stand on no device
         return mx.arange(*bounds)
 
-    def astype(self, x: Array, dtype: Any, /, *, copy: bool = True) -> Array:  # noqa: ARG002  arrays are immutable
-        return mx.astype(x, dtype)
+    def astype(self, x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
+        """Convert; a copy of a part of an array does not keep the rest in memory, as the part itself does."""
+        converted = mx.astype(x, dtype)
+        return mx.contiguous(converted) if copy else converted
 
 
 def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
