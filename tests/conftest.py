@@ -228,7 +228,7 @@ LIBRARIES = {
             other_place=lambda backend: backend.namespace.Device("CPU_DEVICE"),
             session=_strict_flags,
         ),
-        Library("jax", call=_jitted, other_place=lambda backend: backend.devices()[1]),
+        Library("jax", call=_jitted, other_place=lambda backend: backend.devices()[1], unsuited=STREAMS),
         Library(
             "cupy",
             place=lambda backend: backend.devices()[1],  # while device 0 is the current one
@@ -290,10 +290,12 @@ def library(backend: Backend) -> Iterator[Library]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave libraries that are slow to compile, or to make a graph, for every shape a sample of the shared tests."""
     shared = [item for item in items if item.path.parent == Path(__file__).parent / "backend"]
+    unsuited = _under_test().unsuited
+    suited = [item for item in shared if unsuited.isdisjoint((_test(item), item.path.name))]
     if NAME in COMPILING and not ON_A_GPU:
-        left = set(shared).difference(sample(shared))
+        left = set(shared).difference(sample(suited, COMPILING[NAME]))
     else:
-        left = set(shared).difference(_thinned(shared, _under_test()))
+        left = set(shared).difference(_thinned(suited, _under_test()))
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]
 
@@ -305,10 +307,8 @@ def _thinned(items: list[pytest.Item], library: Library) -> set[pytest.Item]:
     shown: set[tuple[str, str, str]] = set()
     kept = set()
     for item in sorted(items, key=_hash):
-        test = item.nodeid.partition("[")[0].rpartition("/")[2]
-        choices = {(test, name, repr(choice)) for name, choice in _parameters(item).items()}
-        needed = not choices or not choices <= shown or _hash(item) % library.sample == 0
-        if needed and library.unsuited.isdisjoint((test, item.path.name)):
+        choices = {(_test(item), name, repr(choice)) for name, choice in _parameters(item).items()}
+        if not choices or not choices <= shown or _hash(item) % library.sample == 0:
             kept.add(item)
             shown |= choices
     return kept
@@ -319,6 +319,11 @@ def _parameters(item: pytest.Item) -> dict[str, Any]:
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     problem = parameters.get("problem")
     return parameters if problem is None else parameters | vars(problem) | {"problem": None}
+
+
+def _test(item: pytest.Item) -> str:
+    """Return the file and the name of a test, without its parameters."""
+    return item.nodeid.partition("[")[0].rpartition("/")[2]
 
 
 def _hash(item: pytest.Item) -> int:

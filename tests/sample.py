@@ -1,8 +1,8 @@
-"""Which of the shared tests a library runs that compiles for every shape: any two choices meet, as in the whole suite.
+"""Which of the shared tests a library runs that compiles for every shape.
 
 A test with parameters stands for one item for each combination of choices. Of these the sample keeps so many that each
-pair of choices of two parameters which meets in any item meets in one that is kept. A problem counts as as many
-parameters as it has fields.
+choice, or each pair of choices of two parameters, which is in any item is in one that is kept. A problem counts as as
+many parameters as it has fields.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-COMPILING = ("cupy", "dpnp", "jax")
+# How many choices meet in the sample as in the whole suite. A program of JAX is traced, and compiled, for each item.
+COMPILING = {"cupy": 2, "dpnp": 2, "jax": 1}
 
 
-def every_two_together(rows: Sequence[Iterable[Any]]) -> list[int]:
-    """Return the places of rows that hold every pair of entries which any row holds: the row with most new ones first."""
-    pairs = [set(itertools.combinations(sorted(row), 2)) or {tuple(row)} for row in rows]
-    missing: set[Any] = set().union(*pairs)
-    gains = {i: len(each) for i, each in enumerate(pairs)}  # what is gained by a row only shrinks as others are taken
+def every_few_together(rows: Sequence[Iterable[Any]], few: int) -> list[int]:
+    """Return the places of rows that hold all `few` entries which any row holds together: the row with most new ones first."""
+    sets = [set(itertools.combinations(sorted(row), few)) or {tuple(row)} for row in rows]
+    missing: set[Any] = set().union(*sets)
+    gains = {i: len(each) for i, each in enumerate(sets)}  # what is gained by a row only shrinks as others are taken
     taken = []
     while missing:
         best = max(gains, key=gains.__getitem__)
-        gains[best] = len(pairs[best] & missing)
+        gains[best] = len(sets[best] & missing)
         if gains[best] == max(gains.values()):
             taken.append(best)
-            missing -= pairs[best]
+            missing -= sets[best]
             del gains[best]
     return sorted(taken)
 
@@ -47,13 +48,13 @@ def choices_of(parameters: dict[str, Any]) -> list[tuple[str, str]]:
     return choices
 
 
-def sample(items: Sequence[Any]) -> list[Any]:
-    """Return the items of a sample, in their order; tests without parameters are all in it."""
+def sample(items: Sequence[Any], few: int) -> list[Any]:
+    """Return the items in which any `few` choices meet, in their order; tests without parameters are all in it."""
     tests: dict[str, list[Any]] = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
     kept = set()
     for several in tests.values():
         rows = [choices_of(item.callspec.params if hasattr(item, "callspec") else {}) for item in several]
-        kept |= {several[i].nodeid for i in every_two_together(rows)}
+        kept |= {several[i].nodeid for i in every_few_together(rows, few)}
     return [item for item in items if item.nodeid in kept]

@@ -1,27 +1,30 @@
-"""The sample that compiling libraries run: smaller, and any two choices meet in it that meet anywhere."""
+"""The sample that compiling libraries run: smaller, and any two choices, or each, are in it that are anywhere."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
+import pytest
 from problems import FORMS, every_three_together
-from sample import choices_of, every_two_together
+from sample import choices_of, every_few_together
 
 
-def _pairs(rows: list[list[Any]]) -> set[Any]:
-    return {pair for row in rows for pair in itertools.combinations(sorted(row), 2)}
+def _sets(rows: list[list[Any]], few: int) -> set[Any]:
+    return {each for row in rows for each in itertools.combinations(sorted(row), few)}
 
 
-def test_any_two_choices_meet() -> None:
+@pytest.mark.parametrize(("few", "most"), [(1, 20), (2, 80)])
+def test_any_few_choices_meet(few: int, most: int) -> None:
     names = {"problem": list(every_three_together()), "form": FORMS, "dtype": ("float64", "float32")}
     rows = [choices_of(dict(zip(names, row, strict=True))) for row in itertools.product(*names.values())]
-    kept = [rows[i] for i in every_two_together(rows)]
-    assert _pairs(kept) == _pairs(rows)
-    assert len(kept) < 80 < len(rows)
+    kept = [rows[i] for i in every_few_together(rows, few)]
+    assert _sets(kept, few) == _sets(rows, few)
+    assert len(kept) < most < len(rows)
 
 
 def test_one_parameter_keeps_all_its_choices() -> None:
     rows = [choices_of({"form": form}) for form in FORMS]
-    assert every_two_together(rows) == [0, 1, 2]
-    assert every_two_together([[]]) == [0]
+    for few in (1, 2):
+        assert every_few_together(rows, few) == [0, 1, 2]
+        assert every_few_together([[]], few) == [0]

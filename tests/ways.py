@@ -13,7 +13,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from oracle import attention_oracle
 from problems import Problem, draw
-from sample import COMPILING
 
 from taylorshift_core import (
     Decoder,
@@ -119,14 +118,13 @@ def joined(parts: list[Array]) -> Array:
 
 
 NAME = os.environ.get("TAYLORSHIFT_TEST_BACKEND", "numpy")
-THIN = {"dpnp": 3, "jax": 12, "ndonnx": 6}  # of so many of the conformance kit's problems each dtype sees one
-SLOW = ("dask", "ndonnx")  # libraries that make a graph for every shape: they see fewer problems too
+THIN = {"dpnp": 3, "jax": 32, "ndonnx": 6}  # of so many problems of the conformance kit each place sees one
+FEWER = {"cupy": 8, "dask": 8, "dpnp": 8, "jax": 20, "ndonnx": 8}  # where each shape costs a compilation or a graph
 
 
 def several(examples: int) -> settings:
-    """Return settings for a property that is tried on so many problems, always the same ones."""
-    few = NAME in COMPILING or NAME in SLOW
-    return settings(deadline=None, derandomize=True, max_examples=max(2, examples // 8) if few else examples)
+    """Return settings for a property that is tried on so many problems, always the same ones; on fewer where they are slow."""
+    return settings(deadline=None, derandomize=True, max_examples=max(2, examples // FEWER.get(NAME, 1)))
 
 
 AT_ONCE = ("numpy", "torch")  # libraries that compute at once and quickly: long streams take seconds there

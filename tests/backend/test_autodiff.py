@@ -18,7 +18,7 @@ from gradient_oracle import NAMES, gradients_oracle
 from gradient_ways import pulled, run
 from oracle import _attended, _pairs, causal
 from problems import Problem, draw, every_three_together
-from ways import COMPILING
+from sample import COMPILING
 
 from taylorshift_core import attention, explain
 

@@ -59,8 +59,8 @@ def check_backend(
         Applied to every function that is checked, from a dict of arrays to a list of arrays: ``jax.jit``,
         ``torch.compile``.
     thin
-        Run in each dtype only one problem in so many, in the next dtype others: for libraries that compile for every
-        shape.
+        Run in each dtype on each device only one problem in so many, in the next dtype, or on the next device, others:
+        for libraries that compile for every shape.
 
     Returns
     -------
@@ -103,13 +103,14 @@ def measure_backend(
         Finding("devices", "any", "an array", "float32", str(device), fault=fault)
         for device, fault in _lost(backend, where)
     ]
+    turn = 0
     for device in where or (None,):
         places = [Place(backend, dtype, device) for dtype in (DTYPES if dtypes is None else dtypes)]
         there = [place for place in places if place.exists]
-        for i, place in enumerate(there):
-            findings += [
-                each for problem in problems()[i % thin :: thin] for each in _findings(place, problem, transform)
-            ]
+        for place in there:
+            chosen = problems()[turn % thin :: thin]
+            findings += [each for problem in chosen for each in _findings(place, problem, transform)]
+            turn += 1
         missing = {place.dtype for place in places} - {place.dtype for place in there}
         for dtype in missing if dtypes is not None else missing & {"float32"}:
             findings.append(Finding("dtypes", "any", "an array", dtype, str(device or ""), fault="cannot be made"))
