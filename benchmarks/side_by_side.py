@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-_PAUSE = 0.005  # seconds: OpenMP's threads go on asking for work for a while, on cores that the next one needs
+_PAUSE = 0.1  # seconds: threads of BLAS and OpenMP go on asking for work for a while, on cores that the next one needs
+_BURST = 3  # calls in a row, of which the last counts: threads that have gone to sleep are awake by then
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Ratio:
 def take_turns(
     runs: Sequence[Callable[[], Any]], *, seconds: float = 2.0, fewest: int = 5, most: int = 40
 ) -> np.ndarray[Any, Any]:
-    """Return the seconds of each run (columns) in each round (rows), after one round that does not count."""
+    """Return the seconds of each run (columns) in each round (rows), after one round that does not count.
+
+    A turn is a short burst of calls after a pause, so that neither the threads of the one before nor one's own that have
+    to be woken are in what is measured.
+    """
     for run in runs:
         run()
     rounds: list[list[float]] = []
@@ -43,8 +48,9 @@ def take_turns(
         row = []
         for run in runs:
             time.sleep(_PAUSE)
-            start = time.perf_counter()
-            run()
+            for _ in range(_BURST):
+                start = time.perf_counter()
+                run()
             row.append(time.perf_counter() - start)
         rounds.append(row)
     return np.asarray(rounds)
