@@ -27,6 +27,7 @@ VARIABLES = {  # what some libraries read before they are imported; {} is the en
         "JAX_ENABLE_X64": "1",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
     },
+    "mlx": {"MLX_BFS_MAX_WIDTH": "1"},  # tile after tile in mx.grad too, see the adapter
 }
 
 

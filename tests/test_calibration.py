@@ -156,7 +156,10 @@ def write_often(path: Path, price: float) -> None:
         write_prices(path, table)
 
 
-def test_who_reads_while_several_write_sees_one_of_their_files_whole(file: Path) -> None:
+def test_who_reads_while_several_write_sees_one_of_their_files_whole(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the writers find this module
     prices = (1.0, 2.0, 3.0)
     write_often(file, 1.0)
     writers = [multiprocessing.get_context("spawn").Process(target=write_often, args=(file, each)) for each in prices]
