@@ -25,7 +25,8 @@ VARIABLES = {  # what some libraries read before they are imported; {} is the en
     "dpnp": {"OCL_ICD_FILENAMES": "{}/lib/libintelocl.so"},  # the driver that makes the CPU a device
     "jax": {  # two devices to spread over; tests compile thousands of small programs and run each once
         "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+        " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
     },
     "mlx": {"MLX_BFS_MAX_WIDTH": "1"},  # tile after tile in mx.grad too, see the adapter
 }

@@ -67,6 +67,17 @@ def assert_same_bits(library: Library, actual: Any, expected: Any) -> None:
     assert library.bits(actual) == library.bits(expected)
 
 
+def assert_same_steps(library: Library, dtype: str, actual: Any, expected: Any, *, terms: int) -> None:
+    """Raise unless two outputs of the same operations agree: in every bit, unless each was compiled in a program of its own.
+
+    A compiler fuses the operations of each program as suits the rest of it; then both may err as results may.
+    """
+    if library.backend.traced:
+        assert_matches(library, dtype, actual, library.exact(expected), terms=terms)
+    else:
+        assert_same_bits(library, actual, expected)
+
+
 def assert_attention(library: Library, dtype: str, problem: Problem, form: str, **tiles: int) -> None:
     """Run one problem, cut into `tiles` of chosen sizes if any, and hold it against the oracle on the rounded inputs."""
     arrays, keywords = draw(problem)
