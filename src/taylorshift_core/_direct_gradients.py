@@ -78,9 +78,9 @@ def scores_vjp(
 
 
 def values_vjp(run: Run, scores: Array, to_sums: Array, visible: Array | None = None) -> Array:
-    """Return the gradients to the prepared values that a tile of queries summed with these scores, which are not kept."""
+    """Return the gradients to the prepared values that a tile of queries summed with these scores."""
     xp, gamma = run.xp, run.weighting.gamma
-    scores *= scores
+    scores = scores * scores  # not in place: the gradients to the scores, which may be differentiated, hold them
     if visible is None:
         constant = gamma * xp.sum(to_sums, axis=to_sums.ndim - 2, keepdims=True)
         return xp.matmul(xp.matrix_transpose(scores), to_sums) + constant
