@@ -39,7 +39,7 @@ def test_the_demonstration_prints_time_memory_error_and_choice(capsys: pytest.Ca
 
 
 def test_the_demonstration_chooses_by_length(capsys: pytest.CaptureFixture[str]) -> None:
-    for tokens, chosen in ((4, ["yes", "no"]), (300, ["no", "yes"])):
+    for tokens, chosen in ((4, ["yes", "no"]), (3000, ["no", "yes"])):
         rows = [line.split() for line in quick_demo(capsys, tokens=tokens) if line.strip().startswith("numpy ")]
         assert [row[2] for row in rows] == chosen
 
