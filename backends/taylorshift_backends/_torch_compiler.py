@@ -21,9 +21,10 @@ def in_one_piece(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return piece(
-            *args, **{name: each for name, each in kwargs.items() if each is not None}
-        )  # None is no input of a piece
+        if not torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        given = {name: each for name, each in kwargs.items() if each is not None}  # None is no input of a piece
+        return piece(*args, **given)
 
     return call
 

@@ -44,7 +44,8 @@ class Place:
         known = getattr(np, self.dtype, np.float32)
         made = self.backend.from_numpy(array.astype(known), device=self.device)
         kind = self._kind(self.dtype)
-        return made if made.dtype == kind else self.backend.namespace.astype(made, kind)
+        with self.backend.scope(made):
+            return made if made.dtype == kind else self.backend.namespace.astype(made, kind)
 
     def given(self, problem: Problem, *, behind_masks: float | None = None) -> dict[str, Array]:
         """Return all arrays and masks of a problem, with a number in the rows that no query may see."""
@@ -60,7 +61,8 @@ class Place:
         if array.dtype == xp.bool:
             return np.asarray(self.backend.to_numpy(array))
         wide = array.dtype in (self._kind("float64"), self._kind("float32"))
-        array = self.backend.wait(array if wide else xp.astype(array, xp.float32))
+        with self.backend.scope(array):
+            array = self.backend.wait(array if wide else xp.astype(array, xp.float32))
         return np.asarray(self.backend.to_numpy(array)).astype(np.float64)
 
     def faults(self, actual: Array, like: Array, shape: tuple[int, ...], *, summed: bool = False) -> str:

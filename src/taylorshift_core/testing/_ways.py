@@ -75,8 +75,9 @@ def chunked(_problem: Problem, form: str, given: Arrays) -> Results:
             return_state=True, **masks,
         )  # fmt: skip
         parts.append(output)
-    xp = backend_of(output=parts[0]).namespace
-    return [("output", xp.concat(parts, axis=parts[0].ndim - 2))]
+    backend = backend_of(output=parts[0])
+    with backend.scope(parts[0]):
+        return [("output", backend.namespace.concat(parts, axis=parts[0].ndim - 2))]
 
 
 def _operands(given: Arrays) -> list[Array]:
