@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import cupy
 import numpy as np
-import pytest
 from gpu_without_gpu.traffic import traffic
 from problems import Problem, draw
 
@@ -16,6 +15,8 @@ from taylorshift_core import Decoder, attention, attention_vjp, explain, load_ba
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
 HEADS, KV_HEADS, HEAD_DIM, VALUE_DIM, BYTES = 4, 2, 8, 6, 4
 FEW, MANY = 1024, 2048  # tokens, both many whole tiles
