@@ -280,11 +280,12 @@ def test_a_query_that_may_attend_no_key_has_gradients_of_zero(
     options = {"form": form, "coefficients": coefficients, "normalise_output": normalise_output}
     scale = library.to_array(np.ones(4), dtype)
     _, *gradients = run(library, pulled, *inputs, key_mask=library.to_array(mask), scale=scale, **options)
-    for gradient, first in zip(gradients, (2, 1, 1, 2), strict=True):
+    cancels = coefficients == (1.0, 0.0, 0.0)  # the scale of a weight that is a square: its gradient is rounding
+    for gradient, first, moves in zip(gradients, (2, 1, 1, 2), (True, True, True, not cancels), strict=True):
         exact = library.exact(gradient)
         assert np.isfinite(exact).all()
         assert not exact[first:].any()
-        assert exact[:first].any()
+        assert exact[:first].any() or not moves
 
 
 @each_form
