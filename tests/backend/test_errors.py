@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     Call = Callable[..., Any]
 
 # A batch of views of one entry, as large as all libraries take: whoever begins to compute with it is out of memory at
-# once. JAX has no views.
-B = 7 if os.environ.get("TAYLORSHIFT_TEST_BACKEND") == "jax" else 2**31 - 1
+# once. JAX and ndonnx have no views.
+B = 7 if os.environ.get("TAYLORSHIFT_TEST_BACKEND") in {"jax", "ndonnx"} else 2**31 - 1
 FUNCTIONS = pytest.mark.parametrize("function", [attention, explain, attention_weights])
 
 
