@@ -452,4 +452,5 @@ def test_memory_grows_with_the_tokens_alone(library: Library, rule: str, form: s
         peaks.append(max(library.backend.peak_memory(call)[1] for _ in range(3)))  # threads meet by chance
     numbers = (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) / 4
     print(f"{library.name} {form} {rule}: {numbers:.0f} numbers a token beside a fixed {peaks[0] / 1e6:.1f} MB")
-    assert numbers <= 12 * head_dim
+    # A compiled program lays some of them out once more for its loops; all scores would be thousands, all features 153 each.
+    assert numbers <= (16 if library.backend.traced else 12) * head_dim
