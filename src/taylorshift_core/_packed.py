@@ -107,17 +107,17 @@ def attention_packed(
     settings |= {"return_state": return_state}
     batches = _batches(call, queries, keys, features=form == "efficient" or return_state)
     outputs, states = [], []
-    for batch in batches:
-        q, k = ([bounds[i] for i in batch] for bounds in (queries, keys))
-        pack = Pack(call.backend.namespace, call.problem.single, len(batch))
-        tokens = pack.gather(query, q), pack.gather(key, k), pack.gather(value, k)
-        settings |= {"scale": pack.scale(scale), "key_mask": pack.gather_mask(key_mask, k, key.ndim)}
-        output = attention(*tokens, **settings)
-        if return_state:
-            output, state = output
-            states.append(replace(state, sums=pack.state_sums(state.sums)))
-        outputs.append((pack.restore(output),))
     with call.backend.scope(query):
+        for batch in batches:
+            q, k = ([bounds[i] for i in batch] for bounds in (queries, keys))
+            pack = Pack(call.backend.namespace, call.problem.single, len(batch))
+            tokens = pack.gather(query, q), pack.gather(key, k), pack.gather(value, k)
+            settings |= {"scale": pack.scale(scale), "key_mask": pack.gather_mask(key_mask, k, key.ndim)}
+            output = attention(*tokens, **settings)
+            if return_state:
+                output, state = output
+                states.append(replace(state, sums=pack.state_sums(state.sums)))
+            outputs.append((pack.restore(output),))
         (joined,) = join(call.backend.namespace, outputs)
         joined = _in_order(call, joined, batches, queries)
         return (joined, _states_in_order(call, states, batches)) if return_state else joined
