@@ -77,7 +77,8 @@ def attention_packed_vjp(
         outputs.append((output,))
         pullbacks.append(pullback)
     xp = call.backend.namespace
-    (output,) = join(xp, outputs)
+    with call.backend.scope(query):
+        (output,) = join(xp, outputs)
     kind = tuple(output.shape), output.dtype
 
     def pull(cotangent: Array) -> Gradients:
@@ -86,8 +87,9 @@ def attention_packed_vjp(
             pullback(None if cotangent is None else cotangent[..., q, :])
             for pullback, (q, _) in zip(pullbacks, bounds, strict=True)
         ]
-        to_scale = xp.sum(xp.stack([part.scale for part in parts]), axis=0)
-        to_query, to_key, to_value = join(xp, [part[:3] for part in parts])
+        with call.backend.scope(query):
+            to_scale = xp.sum(xp.stack([part.scale for part in parts]), axis=0)
+            to_query, to_key, to_value = join(xp, [part[:3] for part in parts])
         return Gradients(to_query, to_key, to_value, to_scale)
 
     return output, pull
