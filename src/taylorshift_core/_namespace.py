@@ -56,7 +56,10 @@ def sizes_of(array: Array) -> tuple[int | None, ...]:
 
 def device_kind(device: object) -> str:
     """Return "gpu" or "cpu" for a device of any library; one that has no name for itself is a CPU."""
-    name = str(device).lower()
+    try:
+        name = str(device).lower()
+    except ValueError:  # dpnp: a part of a device
+        return "cpu"
     return "gpu" if any(word in name for word in ("cuda", "gpu", "mps", "rocm", "xpu")) else "cpu"
 
 
