@@ -1,9 +1,9 @@
 """The work on a tile, compiled: one call that holds no lock of the interpreter, so that threads run side by side.
 
 Blocks are small enough that features and scores stay in the innermost cache between the loop that makes them and the
-product that uses them, and that OpenBLAS multiplies them as they lie, without copying (a million multiply-adds). Sums
-of the last column, the ones beside the values, are taken along in the loop: as a column of the product they would cost
-as much as 16.
+product that uses them, and that OpenBLAS multiplies them as they lie, without copying (a million multiply-adds). The
+last column, the ones beside the values, stays out of the products, see `_numpy_tiles`; that of scores is summed in the
+loop that squares them.
 """
 
 from __future__ import annotations
@@ -107,11 +107,12 @@ def _summarise_one(x: Array, values: Array, state: Array) -> None:
     moments, moment = np.zeros((width, width), x.dtype), np.empty((width, width), x.dtype)
     for first in range(0, length, at_once):
         tokens = min(at_once, length - first)
-        some, tile = (
-            np.ascontiguousarray(values[first : first + tokens]),
+        some = values[first : first + tokens]
+        many = np.ascontiguousarray(some[:, :columns])
+        tile, counted = (
             own[: width * tokens].reshape((width, tokens)),
+            weighted[: width * tokens].reshape((width, tokens)),
         )
-        many, counted = np.ascontiguousarray(some[:, :columns]), weighted[: width * tokens].reshape((width, tokens))
         tile[:] = x[:, first : first + tokens]
         counted[:] = tile * some[:, columns]
         np.dot(counted, tile.T, moment)

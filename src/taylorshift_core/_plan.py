@@ -66,9 +66,9 @@ class Plan:
 
     def holding_scores(self) -> Plan:
         """Return the plan with tiles so short that the scores of a tile, held at once, fill the fast memory."""
-        query_tile, key_tile = _score_tiles(self.problem, self.backend, self.itemsize)
         if self.form == "efficient":
             return self
+        query_tile, key_tile = _score_tiles(self.problem, self.backend, self.itemsize)
         return replace(self, query_tile=min(self.query_tile, query_tile), key_tile=min(self.key_tile, key_tile))
 
     @property
