@@ -176,7 +176,7 @@ class Plan:
 
     def of_form(self, form: str) -> Plan:
         """Return the plan of a form, this one or the other, for the same call."""
-        return replace(tiled_plan(self.problem, self.backend, form, self.itemsize), device=self.device)
+        return tiled_plan(self.problem, self.backend, form, self.itemsize, self.device)
 
     def _efficient_wins(self, length: int) -> bool:
         longer = replace(self, problem=replace(self.problem, query_length=length, key_length=length))
@@ -205,11 +205,11 @@ def make_plan(
 ) -> Plan:
     """Return the plan for a problem on a backend; `itemsize` is that of the dtype it sums in, `device` "cpu" or "gpu"."""
     if form != "auto":
-        return replace(tiled_plan(problem, backend, form, itemsize, "asked for by name"), device=device)
+        return tiled_plan(problem, backend, form, itemsize, device, "asked for by name")
     if problem.query_length is None or problem.key_length is None:
         reason = "lengths are not known yet, and only the efficient form is linear in them"
-        return replace(tiled_plan(problem, backend, "efficient", itemsize, reason), device=device)
-    plans = [replace(tiled_plan(problem, backend, form, itemsize), device=device) for form in FORMS]
+        return tiled_plan(problem, backend, "efficient", itemsize, device, reason)
+    plans = [tiled_plan(problem, backend, form, itemsize, device) for form in FORMS]
     if objective == "memory":
         best, other = sorted(plans, key=lambda plan: plan.temporary_bytes)
         reason = f"it holds {_size(best.temporary_bytes)} at once, the {other.form} form {_size(other.temporary_bytes)}"
@@ -248,7 +248,7 @@ def forget_prices() -> None:
     make_plan.cache_clear()
 
 
-def tiled_plan(problem: Problem, backend: Backend, form: str, itemsize: int, reason: str = "") -> Plan:
+def tiled_plan(problem: Problem, backend: Backend, form: str, itemsize: int, device: str, reason: str = "") -> Plan:
     """Return the plan for one form: tiles that fill the fast memory of the backend."""
     entries = _entries(problem, backend, itemsize)
     width = problem.head_dim + 1
@@ -261,7 +261,7 @@ def tiled_plan(problem: Problem, backend: Backend, form: str, itemsize: int, rea
     else:
         offsets = min(offsets, max(1, entries // (_SHORTEST_TILE * width)))
         query_tile = key_tile = min(_LONGEST_TILE, max(_SHORTEST_TILE, entries // (offsets * width)))
-    return Plan(form, reason, query_tile, key_tile, offsets, problem, backend, itemsize)
+    return Plan(form, reason, query_tile, key_tile, offsets, problem, backend, itemsize, device)
 
 
 def _score_tiles(problem: Problem, backend: Backend, itemsize: int) -> tuple[int, int]:
