@@ -34,6 +34,12 @@ def zeros(size: int, like: Array) -> Array:
 
 
 @compiled
+def of_head(matrices: Array, head: int) -> Array:
+    """Return the matrix of a head, or the one of them all."""
+    return matrices[head % matrices.shape[0]]
+
+
+@compiled
 def n_vectors(columns: int, like: Array) -> int:
     """Return how many vectors the columns take."""
     return -(-columns * like.itemsize // BYTES)

@@ -28,7 +28,7 @@ _take_columns, _give_columns, _add_features, _give_state = (
     blocks.give_state,
 )
 _take_state, _read_features, _add_back = blocks.take_state, blocks.read_features, blocks.add_back
-_add_scores, _scores_memory = blocks.add_scores, blocks.scores_memory
+_add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
 def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:  # noqa: ARG001  blocks are its own
@@ -55,18 +55,22 @@ def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> A
 def each_matrix(function: Any, shape: tuple[int, ...], *arrays: Array, options: tuple[Any, ...] = ()) -> Array:
     """Return what `function` writes, (..., *shape), for the matrices of arrays whose leading axes broadcast.
 
-    It is called once, with arrays of three axes, contiguous, the options, and the result.
+    It is called once, with contiguous arrays of three axes, the options, and the result. What all matrices of the result
+    share comes once.
     """
-    leading = np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
+    leading = arrays[0].shape[:-2]
+    if any(each.shape[:-2] != leading for each in arrays[1:]):
+        leading = np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
     result = np.empty((*leading, *shape), arrays[0].dtype)
     function(*(_matrices(each, leading) for each in arrays), *options, result.reshape((math.prod(leading), *shape)))
     return result
 
 
 def _matrices(array: Array, leading: tuple[int, ...]) -> Array:
-    if array.shape[:-2] != leading:
-        array = np.broadcast_to(array, (*leading, *array.shape[-2:]))
-    return np.ascontiguousarray(array.reshape((math.prod(leading), *array.shape[-2:])))
+    own = array.shape[:-2]
+    if own != leading and math.prod(own) != 1:
+        array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading
+    return np.ascontiguousarray(array.reshape((math.prod(own), *array.shape[-2:])))
 
 
 @compiled
@@ -76,15 +80,15 @@ def _summarise(x: Array, values: Array, state: Array) -> None:
     offsets, padded, everything = width // 2 + 1, _n_vectors(columns, x) * lanes, np.empty(0, np.bool_)
     tile, counts, panels = _zeros(_n_rows(width) * TOKENS, x), _zeros(TOKENS, x), _zeros(TOKENS * padded, x)
     sums, moments = _zeros(width * offsets * padded, x), _zeros(width * offsets * lanes, x)
-    for head in range(x.shape[0]):
+    for head in range(state.shape[0]):
         sums[:] = 0
         moments[:] = 0
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _take(x[head], first, tokens, tile, _n_rows(width))
-            counts[:tokens] = values[head, first : first + tokens, columns]
+            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
+            counts[:tokens] = _of_head(values, head)[first : first + tokens, columns]
             counts[tokens:] = 0
-            _take_columns(values[head], everything, first, tokens, columns, panels)
+            _take_columns(_of_head(values, head), everything, first, tokens, columns, panels)
             _add_features(tile, counts, panels, tokens, width, columns, sums, moments)
         _give_state(sums, moments, width, state[head])
 
@@ -96,11 +100,11 @@ def _read(x: Array, weighted: Array, result: Array) -> None:
     offsets, padded = width // 2 + 1, _n_vectors(columns, x) * (BYTES // x.itemsize)
     tile, last, panels = _zeros(_n_rows(width) * TOKENS, x), _zeros(TOKENS, x), _zeros(TOKENS * padded, x)
     state, form = _zeros(width * offsets * padded, x), _zeros(width * offsets, x)
-    for head in range(x.shape[0]):
-        _take_state(weighted[head], width, state, form)
+    for head in range(result.shape[0]):
+        _take_state(_of_head(weighted, head), width, state, form)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _take(x[head], first, tokens, tile, _n_rows(width))
+            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
             _read_features(tile, state, form, tokens, width, columns, panels, last)
             _give_columns(panels, first, tokens, columns, result[head])
             result[head, first : first + tokens, columns] = last[:tokens]
@@ -112,12 +116,12 @@ def _fold_back(x: Array, weighted: Array, columns: Array, result: Array) -> None
     width, length, n_columns = x.shape[1], x.shape[2], weighted.shape[2]
     tile, back = _zeros(_n_rows(width) * TOKENS, x), _zeros(_n_rows(width) * TOKENS, x)
     across = _zeros(n_columns * TOKENS, x)
-    for head in range(x.shape[0]):
-        flat = weighted[head].reshape(-1)
+    for head in range(result.shape[0]):
+        flat = _of_head(weighted, head).reshape(-1)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _take(x[head], first, tokens, tile, _n_rows(width))
-            _take(columns[head].T, first, tokens, across, n_columns)
+            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
+            _take(_of_head(columns, head).T, first, tokens, across, n_columns)
             back[:] = 0
             _add_back(tile, flat, across, tokens, width, n_columns, back)
             for row in range(_n_rows(width)):
@@ -136,18 +140,18 @@ def _meet(queries: Array, keys: Array, values: Array, result: Array) -> None:
     near, far, counts = _zeros(width * TOKENS, keys), _zeros(width * TOKENS, keys), _zeros(TOKENS, keys)
     panels, sums = _zeros(TOKENS * padded, keys), _zeros(TOKENS * padded, keys)
     totals, scores = _zeros(TOKENS * lanes, keys), _scores_memory(keys)
-    for head in range(keys.shape[0]):
+    for head in range(result.shape[0]):
         for start in range(0, n_queries, TOKENS):
             rows = min(TOKENS, n_queries - start)
-            _take(queries[head], start, rows, near, width)
+            _take(_of_head(queries, head), start, rows, near, width)
             totals[:] = 0
             sums[:] = 0
             for first in range(0, n_keys, TOKENS):
                 tokens = min(TOKENS, n_keys - first)
-                _take(keys[head], first, tokens, far, width)
-                counts[:tokens] = values[head, first : first + tokens, columns]
+                _take(_of_head(keys, head), first, tokens, far, width)
+                counts[:tokens] = _of_head(values, head)[first : first + tokens, columns]
                 counts[tokens:] = 0
-                _take_columns(values[head], everything, first, tokens, columns, panels)
+                _take_columns(_of_head(values, head), everything, first, tokens, columns, panels)
                 _add_scores(near, far, counts, panels, rows, tokens, width, columns, scores, sums, totals)
             _give_columns(sums, start, rows, columns, result[head])
             for row in range(rows):

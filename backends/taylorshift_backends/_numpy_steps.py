@@ -25,7 +25,7 @@ Array = Any
 _zeros, _n_vectors, _n_rows, _prepare = blocks.zeros, blocks.n_vectors, blocks.n_rows, blocks.prepare
 _take_columns, _add_features, _give_state = blocks.take_columns, blocks.add_features, blocks.give_state
 _take_state, _read_features, _divide = blocks.take_state, blocks.read_features, blocks.divide
-_add_scores, _scores_memory = blocks.add_scores, blocks.scores_memory
+_add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
 def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
@@ -78,19 +78,20 @@ def _count(kept: Array, first: int, tokens: int, counts: Array) -> None:
 @compiled
 def _summarise(key: Array, value: Array, kept: Array, normalise: bool, state: Array) -> None:
     """Write the states of keys, (heads, tokens, head_dim), and values, (heads, tokens, value_dim)."""
-    heads, length, dim = key.shape
+    heads, (_, length, dim) = state.shape[0], key.shape
     width, columns, lanes, one = dim + 1, value.shape[2], BYTES // key.itemsize, key.dtype.type(1)
     offsets, padded = width // 2 + 1, _n_vectors(columns, key) * lanes
     tile, counts, panels = _zeros(_n_rows(width) * TOKENS, key), _zeros(TOKENS, key), _zeros(TOKENS * padded, key)
     sums, moments = _zeros(width * offsets * padded, key), _zeros(width * offsets * lanes, key)
     for head in range(heads):
+        rows, values, own = _of_head(key, head), _of_head(value, head), _of_head(kept, head)[0]
         sums[:] = 0
         moments[:] = 0
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _prepare(key[head], kept[head, 0], first, tokens, one, one, normalise, tile, True)
-            _count(kept[head, 0], first, tokens, counts)
-            _take_columns(value[head], kept[head, 0], first, tokens, columns, panels)
+            _prepare(rows, own, first, tokens, one, one, normalise, tile, True)
+            _count(own, first, tokens, counts)
+            _take_columns(values, own, first, tokens, columns, panels)
             _add_features(tile, counts, panels, tokens, width, columns, sums, moments)
         _give_state(sums, moments, width, state[head])
 
@@ -101,33 +102,21 @@ def _read(
     normalise: bool, mean_size_one: bool, keep: bool, output: Array,
 ) -> None:  # fmt: skip
     """Write the outputs of queries, (heads, tokens, head_dim), over states, (heads, features, value_dim + 1)."""
-    heads, length, dim = query.shape
+    heads, (_, length, dim) = output.shape[0], query.shape
     width, columns, kind = dim + 1, weighted.shape[2] - 1, query.dtype.type
     offsets, padded = width // 2 + 1, _n_vectors(columns, query) * (BYTES // query.itemsize)
     tile, last, panels = _zeros(_n_rows(width) * TOKENS, query), _zeros(TOKENS, query), _zeros(TOKENS * padded, query)
-    state, form, everything = (
-        _zeros(width * offsets * padded, query),
-        _zeros(width * offsets, query),
-        np.empty(0, np.bool_),
-    )
+    state, form = _zeros(width * offsets * padded, query), _zeros(width * offsets, query)
+    last_row, factor_of_totals, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
     for head in range(heads):
-        _take_state(weighted[head], width, state, form)
-        size = kind(_size(totals[head, 0, columns], dim, mean_size_one))
+        rows, total, factor = _of_head(query, head), _of_head(totals, head)[0], _of_head(scale, head)[0, 0]
+        size = kind(_size(total[columns], dim, mean_size_one))
+        _take_state(_of_head(weighted, head), width, state, form)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _prepare(
-                query[head],
-                everything,
-                first,
-                tokens,
-                scale[head, 0, 0],
-                kind(beta),
-                normalise,
-                tile,
-                True,
-            )
+            _prepare(rows, everything, first, tokens, factor, last_row, normalise, tile, True)
             _read_features(tile, state, form, tokens, width, columns, panels, last)
-            _divide(panels, last, totals[head, 0], kind(gamma), size, keep, first, tokens, output[head])
+            _divide(panels, last, total, factor_of_totals, size, keep, first, tokens, output[head])
 
 
 @compiled
@@ -135,64 +124,56 @@ def _meet(
     query: Array, key: Array, value: Array, scale: Array, kept: Array, beta: float, gamma: float,
     normalise: bool, mean_size_one: bool, keep: bool, output: Array,
 ) -> None:  # fmt: skip
-    """Write the outputs of queries, (heads, tokens, head_dim), over keys and values of a head each."""
-    heads, n_queries, dim = query.shape
+    """Write the outputs of queries, (heads, tokens, head_dim), over keys and values of a head each.
+
+    All queries are prepared and all sums stand by, so that a key is prepared once for all of them.
+    """
+    heads, (_, n_queries, dim) = output.shape[0], query.shape
     n_keys, width, columns, kind, one = key.shape[1], dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
-    lanes, everything = BYTES // key.itemsize, np.empty(0, np.bool_)
-    padded, n_tiles = _n_vectors(columns, key) * lanes, -(-n_queries // TOKENS)
-    # All queries are prepared, and all sums stand by, so that a key is prepared once for all of them.
-    near, far, counts = _zeros(n_tiles * width * TOKENS, key), _zeros(width * TOKENS, key), _zeros(TOKENS, key)
+    lanes, n_tiles = BYTES // key.itemsize, -(-n_queries // TOKENS)
+    padded, of_tile = _n_vectors(columns, key) * lanes, width * TOKENS
+    near, far, counts = _zeros(n_tiles * of_tile, key), _zeros(of_tile, key), _zeros(TOKENS, key)
     panels, sums = _zeros(TOKENS * padded, key), _zeros(n_tiles * TOKENS * padded, key)
     normalisers, scores = _zeros(n_tiles * TOKENS * lanes, key), _scores_memory(key)
     totals, last = np.zeros(columns + 1, key.dtype), _zeros(TOKENS, key)
+    last_row, factor_of_totals, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
     for head in range(heads):
+        queries, keys, values = _of_head(query, head), _of_head(key, head), _of_head(value, head)
+        factor, own = _of_head(scale, head)[0, 0], _of_head(kept, head)[0]
         sums[:] = 0
         normalisers[:] = 0
         totals[:] = 0
         for tile in range(n_tiles):
-            rows, own = (
-                min(TOKENS, n_queries - tile * TOKENS),
-                near[tile * width * TOKENS : (tile + 1) * width * TOKENS],
-            )
-            _prepare(
-                query[head],
-                everything,
-                tile * TOKENS,
-                rows,
-                scale[head, 0, 0],
-                kind(beta),
-                normalise,
-                own,
-                False,
-            )
+            start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
+            _prepare(queries, everything, start, rows, factor, last_row, normalise, near[tile * of_tile :], False)
         for first in range(0, n_keys, TOKENS):
             tokens = min(TOKENS, n_keys - first)
-            _prepare(key[head], kept[head, 0], first, tokens, one, one, normalise, far, False)
-            _count(kept[head, 0], first, tokens, counts)
-            _take_columns(value[head], kept[head, 0], first, tokens, columns, panels)
-            _add_totals(value[head], counts, kept[head, 0], first, tokens, totals)
+            _prepare(keys, own, first, tokens, one, one, normalise, far, False)
+            _count(own, first, tokens, counts)
+            _take_columns(values, own, first, tokens, columns, panels)
+            _add_totals(values, own, first, tokens, totals)
             for tile in range(n_tiles):
+                start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
                 _add_scores(
-                    near[tile * width * TOKENS :], far, counts, panels, min(TOKENS, n_queries - tile * TOKENS), tokens,
-                    width, columns, scores, sums[tile * TOKENS * padded :], normalisers[tile * TOKENS * lanes :],
+                    near[tile * of_tile :], far, counts, panels, rows, tokens, width, columns,
+                    scores, sums[start * padded :], normalisers[start * lanes :],
                 )  # fmt: skip
         size = kind(_size(totals[columns], dim, mean_size_one))
         for tile in range(n_tiles):
-            first, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
+            start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
             for row in range(rows):
-                place = (first + row) * lanes
+                place = (start + row) * lanes
                 last[row] = normalisers[place : place + lanes].sum()
-            _divide(sums[first * padded :], last, totals, kind(gamma), size, keep, first, rows, output[head])
+            _divide(sums[start * padded :], last, totals, factor_of_totals, size, keep, start, rows, output[head])
 
 
 @compiled
-def _add_totals(value: Array, counts: Array, kept: Array, first: int, tokens: int, totals: Array) -> None:
+def _add_totals(value: Array, kept: Array, first: int, tokens: int, totals: Array) -> None:
     """Add [value, 1] of the tokens that are kept to totals."""
     columns = value.shape[1]
     for token in range(tokens):
-        if kept.shape[0] and not kept[first + token]:
-            continue
-        row = value[first + token]
-        for column in range(columns):
-            totals[column] += row[column]
-        totals[columns] += counts[token]
+        if not kept.shape[0] or kept[first + token]:
+            row = value[first + token]
+            for column in range(columns):
+                totals[column] += row[column]
+            totals[columns] += 1
