@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "taylorshift-core"
-author = "The taylorshift-core authors"
+author = project_copyright = "The taylorshift-core authors"
 release = version_of("taylorshift-core")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "picture"]

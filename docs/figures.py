@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "figures"
 SHORT_DIMS = (8, 16, 32, 64, 128)
+GREY = "#8a8a8a"  # for what stays behind, readable on both grounds
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def square(ground: Ground) -> Figure:
             face = (colour, 0.28 if kept else 0.0)
             axes.add_patch(Rectangle((j, i), 0.94, 0.94, facecolor=face, edgecolor=colour if kept else ground.faint))
             product = row if column == "1" else column if row == "1" else f"{row}{column}" if i != j else f"{row}²"
-            axes.text(j + 0.47, i + 0.42, product, ha="center", va="center", color=ground.ink if kept else ground.faint)
+            axes.text(j + 0.47, i + 0.42, product, ha="center", va="center", color=ground.ink if kept else GREY)
             if kept and i != j:
                 axes.text(j + 0.86, i + 0.84, "×2", ha="right", va="bottom", fontsize=8)
     axes.set(xlim=(-0.1, 5.05), ylim=(5.05, -0.75), aspect="equal")
