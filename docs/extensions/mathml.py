@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 _SPACE = "http://www.w3.org/1998/Math/MathML"
-ElementTree.register_namespace("", _SPACE)
+ET.register_namespace("", _SPACE)
 
 
 def mathml(tex: str, *, as_block: bool = False) -> str:
     """Return a formula in MathML."""
     text = tex2mathml(tex, as_block=as_block).replace("&ApplyFunction;", "\N{FUNCTION APPLICATION}")  # no entity of XML
-    tree = ElementTree.fromstring(text)
+    tree = ET.fromstring(text)
     for node in tree.iter(f"{{{_SPACE}}}munderover"):
         if node[2].get("stretchy") == "false":
             _beside(node)
-    return ElementTree.tostring(tree, encoding="unicode")
+    return ET.tostring(tree, encoding="unicode")
 
 
-def _beside(node: ElementTree.Element) -> None:
+def _beside(node: ET.Element) -> None:
     """Put the index of an accented letter beside it: docutils takes it for a limit, and puts it below."""
     letter, index, accent = node
-    accented = ElementTree.Element(f"{{{_SPACE}}}mover", accent="true")
+    accented = ET.Element(f"{{{_SPACE}}}mover", accent="true")
     accented.extend((letter, accent))
     node.tag = f"{{{_SPACE}}}msub"
     node[:] = accented, index
