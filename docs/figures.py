@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
 from taylorshift_core import byte_count, crossover_length, crossover_memory, explain, operation_count
 
@@ -239,6 +239,31 @@ def state(ground: Ground) -> Figure:
     return figure
 
 
+def chunks(ground: Ground) -> Figure:
+    """Draw which part of causal attention is read from a state, and which is met pair by pair."""
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes, n_chunks = figure.subplots(), 6
+    blue, orange, _ = ground.accents
+    for i in range(n_chunks):
+        if i:
+            axes.add_patch(Rectangle((0, i), i, 1, facecolor=(blue, 0.15 + 0.05 * i), edgecolor=blue, linewidth=1))
+            axes.text(
+                i / 2, i + 0.5, f"state of {i} chunks" if i > 1 else "state", ha="center", va="center", fontsize=9
+            )
+        axes.add_patch(Polygon([(i, i), (i + 1, i + 1), (i, i + 1)], facecolor=(orange, 0.4), edgecolor=orange))
+    axes.text(
+        3.4,
+        1.35,
+        "each chunk reads the state\nof all before it (blue),\nmeets its own keys (orange),\nand is added to the state",
+        va="center",
+    )
+    axes.set(xlim=(-0.05, n_chunks + 0.05), ylim=(n_chunks + 0.05, -0.05), aspect="equal")
+    axes.set(xlabel="keys (chunks)", ylabel="queries (chunks)", xticks=range(n_chunks + 1), yticks=range(n_chunks + 1))
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
 def choosing(ground: Ground) -> Figure:
     """Draw the questions that lead to a form."""
     figure = Figure(figsize=(10, 7.6), layout="constrained")
@@ -300,7 +325,7 @@ def choosing(ground: Ground) -> Figure:
     return figure
 
 
-FIGURES = (weight, square, orders, costs, crossover, choosing, state)
+FIGURES = (weight, square, orders, costs, crossover, choosing, state, chunks)
 
 
 def main(names: Sequence[str] = ()) -> None:
