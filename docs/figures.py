@@ -230,10 +230,13 @@ def state(ground: Ground) -> Figure:
     axes = figure.subplots()
     lengths = np.geomspace(16, 65536, 60)
     for d, colour in zip((16, 32, 64), ground.accents, strict=True):
-        size = 4 * (d + 1) * (d + 2) // 2 * (d + 1)
-        axes.plot(lengths, 4 * 2 * d * lengths / 1024, "--", color=colour, label=f"keys and values, head_dim {d}")
-        axes.plot(lengths, np.full_like(lengths, size / 1024), color=colour, label=f"state, head_dim {d}")
-    axes.set(xscale="log", yscale="log", xlabel="context (tokens)", ylabel="KiB a head, float32")
+        size = 4 * (d + 1) * (d + 2) // 2 * (d + 1) / 1024
+        first = d == 16
+        axes.plot(lengths, 4 * 2 * d * lengths / 1024, "--", color=colour, label="keys and values" if first else None)
+        axes.plot(lengths, np.full_like(lengths, size), color=colour, label="state" if first else None)
+        axes.text(lengths[-1], 1.12 * size, f"head_dim {d}", ha="right", va="bottom", fontsize=9)
+        axes.text(1.15 * lengths[-1], 4 * 2 * d * lengths[-1] / 1024, f"{d}", va="center", fontsize=9)
+    axes.set(xscale="log", yscale="log", xlabel="context (tokens)", ylabel="KiB a head, float32", xlim=(12, 1.5e5))
     axes.grid(visible=True, alpha=0.6)
     axes.legend(fontsize=9)
     return figure
