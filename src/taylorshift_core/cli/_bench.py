@@ -28,7 +28,7 @@ EXAMPLES = (
 _ABOUT = """Measure one problem, of random numbers: both forms, on every backend installed, beside what is predicted.
 
 Time is the median of several runs, after a first one that does not count; memory is the most that is held beyond input
-and output, watched in that first run. Predictions are those of `taylorshift explain`; where they are far off,
+and output, watched in a run that is not timed. Predictions are those of `taylorshift explain`; where they are far off,
 `taylorshift calibrate` measures this machine. Nothing else should be running."""
 
 

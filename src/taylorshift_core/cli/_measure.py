@@ -85,11 +85,13 @@ def measure(
 
     Memory is watched in the first run, before anything of its size is kept for the next one, and that run is not timed:
     watching takes time, and so does what a library compiles when it first sees a problem. What is compiled for any size
-    is compiled before, by a call with a few tokens: it holds much memory, which is none of the call's.
+    is compiled before, by a call with a few tokens: it holds much memory, which is none of the call's. JAX compiles what is
+    watched for that alone, so that one more run comes before those that are timed.
     """
     runner(backend, [array[..., :_FEW, :] for array in arrays], form=form, **options)()
     run = runner(backend, arrays, form=form, **options)
     result, temporary = watch(backend, run)
+    run()
     error = None if reference is None else float(np.max(np.abs(result - reference)) / np.max(np.abs(reference)))
     advance()
     return Measurement(backend.name, form, time_runs(run, repeats, advance), temporary, error)
