@@ -67,4 +67,8 @@ def _view(thing: Any) -> Any:
 
 
 def _tensor(thing: Any) -> Any:
-    return torch.from_numpy(np.asarray(thing, order="C")) if isinstance(thing, np.ndarray | np.generic) else thing
+    if not isinstance(thing, np.ndarray | np.generic):
+        return thing
+    array = np.asarray(thing, order="C")
+    # An axis of size 1 may have a stride of any sign, which PyTorch refuses.
+    return torch.from_numpy(array if min(array.strides, default=0) >= 0 else array.copy())
