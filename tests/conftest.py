@@ -209,6 +209,7 @@ CALLS = frozenset(  # many calls on arrays with values, where each operation goe
         "test_chunks.py",
         "test_decoder.py",
         "test_packed.py",
+        "test_product.py",
         "test_properties.py",
         "test_window.py",
     }
