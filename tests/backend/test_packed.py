@@ -167,7 +167,7 @@ def test_a_pack_is_decoded_on_as_a_batch(
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("axes", [2, 3])
 @given(problem=problems(), before=lengths_of, data=st.data())
-@several(15)
+@several(6)
 def test_a_pack_goes_on_from_the_states_of_another(
     library: Library, dtype: str, form: str, is_causal: bool, axes: int, problem: Problem, before: list[int], data: Any
 ) -> None:
