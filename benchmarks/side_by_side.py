@@ -58,6 +58,10 @@ def take_turns(
 
 def ratio(above: Callable[[], Any], below: Callable[[], Any], **limits: Any) -> Ratio:
     """Return how many times as long the first takes as the second."""
-    rounds = take_turns([above, below], **limits)
-    low, median, high = np.quantile(rounds[:, 0] / rounds[:, 1], (0.25, 0.5, 0.75))
+    return ratio_of(*take_turns([above, below], **limits).T)
+
+
+def ratio_of(above: Any, below: Any) -> Ratio:
+    """Return the ratio of seconds that two runs took in the same rounds."""
+    low, median, high = np.quantile(np.asarray(above) / np.asarray(below), (0.25, 0.5, 0.75))
     return Ratio(float(low), float(median), float(high))

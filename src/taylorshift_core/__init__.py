@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from taylorshift_core._decoder import Decoder
     from taylorshift_core._gradients import Gradients, attention_jvp, attention_vjp
     from taylorshift_core._packed import attention_packed
-    from taylorshift_core._packed_gradients import attention_packed_vjp
+    from taylorshift_core._packed_gradients import attention_packed_jvp, attention_packed_vjp
     from taylorshift_core._window import SlidingWindow
 
 __version__ = "0.1.0"
@@ -43,6 +43,7 @@ _LATER = {  # what attention itself does not need is imported when it is first a
     "attention_jvp": "_gradients",
     "attention_vjp": "_gradients",
     "attention_packed": "_packed",
+    "attention_packed_jvp": "_packed_gradients",
     "attention_packed_vjp": "_packed_gradients",
     "SlidingWindow": "_window",
 }
@@ -78,6 +79,7 @@ __all__ = [
     "attention",
     "attention_jvp",
     "attention_packed",
+    "attention_packed_jvp",
     "attention_packed_vjp",
     "attention_vjp",
     "attention_weights",

@@ -90,7 +90,7 @@ class Backend:
     tile_bytes
         How many bytes of temporary a tile may fill: about a core's second-level cache, or a share of a GPU's memory.
     tile_tokens
-        How many tokens to take at once where `state_tile`, `read_tile` and `meet_tile` keep their temporaries small by
+        How many tokens to take at once where the products of a tile, see `state_tile`, keep their temporaries small by
         themselves; otherwise as many as `tile_bytes` allow.
     batch_at_once
         Whether the loops hand a step all heads and batches together (the tile is then shared between them), or
@@ -108,7 +108,7 @@ class Backend:
         ``(namespace, a, b) -> matmul(a, b)**2``, perhaps in memory that the next call uses again.
     feature_tile
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
-    state_tile, read_tile, back_tile, meet_tile
+    state_tile, read_tile, back_tile, meet_tile, meet_back_tile
         The products of a tile, see `taylorshift_core.tiles`.
     whole_step
         ``(name, *arrays) -> step or None``: a step of the loops from tokens as they were given to what they become, in
@@ -158,6 +158,7 @@ class Backend:
     read_tile: Callable[..., Array] = tiles.read_tile
     back_tile: Callable[..., Array] = tiles.back_tile
     meet_tile: Callable[..., Array] = tiles.meet_tile
+    meet_back_tile: Callable[..., tuple[Array, Array, Array]] = tiles.meet_back_tile
     whole_step: Callable[..., Callable[..., tuple[Array, ...]] | None] = _no_step
     fold_back: Callable[..., Array] = features.fold_back
     tangent_tile: Callable[..., Array] = features.tangent_tile

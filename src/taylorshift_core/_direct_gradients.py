@@ -67,24 +67,20 @@ def spans(
 
 
 def scores_vjp(
-    run: Run, queries: Array, to_sums: Array, keys: Array, values: Array, visible: Array | None = None
+    run: Run, queries: Array, to_sums: Array, keys: Array, values: Array, visible: Array
 ) -> tuple[Array, Array]:
     """Return (score + beta) of a tile of prepared queries and keys, one row a token each, and the gradients to it."""
     xp = run.xp
     scores = xp.matmul(queries, xp.matrix_transpose(keys))
     to_scores = xp.matmul(2 * to_sums, xp.matrix_transpose(values))
     to_scores *= scores
-    return scores, to_scores if visible is None else xp.where(visible, to_scores, xp.zeros_like(to_scores))
+    return scores, xp.where(visible, to_scores, xp.zeros_like(to_scores))
 
 
-def values_vjp(run: Run, scores: Array, to_sums: Array, visible: Array | None = None) -> Array:
+def values_vjp(run: Run, scores: Array, to_sums: Array, visible: Array) -> Array:
     """Return the gradients to the prepared values that a tile of queries summed with these scores."""
-    xp, gamma = run.xp, run.weighting.gamma
-    scores = scores * scores  # not in place: the gradients to the scores, which may be differentiated, hold them
-    if visible is None:
-        constant = gamma * xp.sum(to_sums, axis=to_sums.ndim - 2, keepdims=True)
-        return xp.matmul(xp.matrix_transpose(scores), to_sums) + constant
-    weights = xp.where(visible, scores + gamma, xp.zeros_like(scores))
+    xp = run.xp
+    weights = xp.where(visible, scores * scores + run.weighting.gamma, xp.zeros_like(scores))
     return xp.matmul(xp.matrix_transpose(weights), to_sums)
 
 
@@ -121,13 +117,17 @@ def _meet_vjp(run: Run, to_queries: Array, reading: Arrays, tiled: Arrays) -> tu
     def step(
         run: Run, to_queries: Array, keys: Array, values: Array, to_prepared: Array, *rest: Array
     ) -> tuple[Array, Arrays]:
-        *visible, queries, to_sums = rest
-        seen = run.xp.matrix_transpose(visible[0]) if visible else None
-        scores, to_scores = scores_vjp(run, queries, to_sums, keys, values, seen)
-        to_keys = run.xp.matmul(run.xp.matrix_transpose(to_scores), queries)
-        to_values = values_vjp(run, scores, to_sums, seen)
-        to_prepared = to_prepared + run.xp.concat([to_keys, to_values], axis=to_keys.ndim - 1)
-        return to_queries + run.xp.matmul(to_scores, keys), (to_prepared,)
+        xp, (*visible, queries, to_sums) = run.xp, rest
+        if visible:
+            seen = xp.matrix_transpose(visible[0])
+            scores, to_scores = scores_vjp(run, queries, to_sums, keys, values, seen)
+            more, to_keys = xp.matmul(to_scores, keys), xp.matmul(xp.matrix_transpose(to_scores), queries)
+            to_values = values_vjp(run, scores, to_sums, seen)
+        else:
+            more, to_keys, to_values = run.backend.meet_back_tile(run.backend, queries, keys, values, to_sums)
+            to_values = to_values + run.weighting.gamma * xp.sum(to_sums, axis=to_sums.ndim - 2, keepdims=True)
+        to_prepared = to_prepared + xp.concat([to_keys, to_values], axis=to_values.ndim - 1)
+        return to_queries + more, (to_prepared,)
 
     tile = max(run.plan.key_tile // 2, 1)  # scores, and the gradients to them
     return run.backend.scan_sums(run, step, to_queries, tiled, reading, tile)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._divide import divide_vjp
 from taylorshift_core._efficient import read_columns, state_of
+from taylorshift_core._leading import leading_of, zeros
 from taylorshift_core._prepare import prepare_key, prepare_query, prepare_value
 from taylorshift_core._prepare_gradients import key_vjp, query_vjp, units_of, value_vjp
 from taylorshift_core.features import apply_multiplicity
@@ -22,9 +23,27 @@ Arrays = tuple[Array, ...]
 
 
 def read_vjp(run: Run, reading: Arrays, scale: Array, state: Array) -> tuple[Array, Array, Array]:
-    """Return the gradients to queries, to the scale of each, and to the state; `reading` is (query, kept, cotangent)."""
-    to_query, to_scale = query_of_read_vjp(run, reading, scale, state)
-    return to_query, to_scale, state_of_read_vjp(run, reading, scale)
+    """Return the gradients to queries, to the scale of each, and to the state; `reading` is (query, kept, cotangent).
+
+    In one walk: both need the queries prepared, and the gradients to their sums.
+    """
+    xp, rows = run.xp, state.shape[-2]
+
+    def step(
+        run: Run, carry: Array, query: Array, kept: Array, cotangent: Array, weighted: Array, scale: Array
+    ) -> tuple[Array, Arrays]:
+        units, x = units_of(run.backend, query, scale, run.weighting)
+        to_sums, to_count = divide_vjp(run, kept, cotangent, query.shape[-1])
+        to_read = run.xp.concat(weighted_vjp(run, x, to_sums, to_count), axis=to_sums.ndim - 2)
+        to_x = features_vjp(run, x, weighted, to_sums)
+        return carry + to_read, query_vjp(run.backend, query, units, scale, to_x, run.weighting)
+
+    whole = apply_multiplicity(xp, state, reading[0].shape[-1] + 1), scale
+    shape = *leading_of(*reading, *whole), rows + 1, state.shape[-1]
+    carry = xp.broadcast_to(zeros(xp, state, (1,) * len(shape)), shape)
+    carry, outputs = run.backend.scan_sums(run, step, carry, reading, whole, run.plan.query_tile)
+    to_state = readable_vjp(run, carry[..., :rows, :], carry[..., rows:, :], reading[0].shape[-1] + 1)
+    return *outputs, to_state
 
 
 def query_of_read_vjp(run: Run, reading: Arrays, scale: Array, state: Array) -> tuple[Array, Array]:

@@ -23,7 +23,8 @@ def attend_vjp(run: Run, inputs: Inputs, kept: Arrays, cotangent: Array, to_stat
     `kept` is what `divide` kept and, in the efficient form that is not causal, the state that was read; `to_state` is
     the gradient to the state behind all keys. Results may have all the leading axes that the arrays broadcast to.
     """
-    run = replace(run, plan=run.plan.holding_scores())
+    if inputs.allowed is not None:
+        run = replace(run, plan=run.plan.holding_scores())
     reading = inputs.query, kept[0], cotangent
     tokens = (inputs.key, inputs.value) if inputs.mask is None else (inputs.key, inputs.value, inputs.mask)
     if run.plan.form == "direct":

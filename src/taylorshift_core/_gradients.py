@@ -112,7 +112,7 @@ def attention_vjp(
 
     @takes_dlpack
     def pullback(cotangent: Any) -> Gradients:
-        cotangents = _cotangents_of(cotangent, with_state=evaluation.with_state)
+        cotangents = cotangents_of(cotangent, with_state=evaluation.with_state)
         for name, given, kind in zip(_COTANGENTS, cotangents, kinds, strict=False):
             check_same(name, given, query, *kind)
         to_query, to_key, to_value, to_scale, to_sums = evaluation.vjp(operands, kept, cotangents)
@@ -176,7 +176,7 @@ def attention_jvp(primals: Sequence[Array], tangents: Sequence[Any], **options: 
     evaluation, operands = evaluation_of(*primals, **options)
     _check_gradients(evaluation)
     given = Gradients(*tangents)
-    moving = *given[:-1], _sums_of("tangent of the state", given.state)
+    moving = *given[:-1], sums_of("tangent of the state", given.state)
     _check_tangents(operands, moving)
     at, by = evaluation.jvp(operands, moving)
     return results_of(evaluation, at), results_of(evaluation, by)
@@ -190,17 +190,17 @@ def _check_gradients(evaluation: Evaluation) -> None:
         raise BackendError(msg)
 
 
-def _cotangents_of(given: Any, *, with_state: bool) -> tuple[Array | None, ...]:
+def cotangents_of(given: Any, *, with_state: bool) -> tuple[Array | None, ...]:
     """Return the arrays in what a pullback is given, one for each result, None for zeros."""
     if not with_state:
         return (given,)
     if isinstance(given, tuple) and len(given) == len(_COTANGENTS):
-        return given[0], _sums_of("cotangent of the state", given[1])
+        return given[0], sums_of("cotangent of the state", given[1])
     msg = f"with return_state the cotangent must be a pair, of the output and of the state; got {type(given).__name__}"
     raise OptionError(msg)
 
 
-def _sums_of(name: str, state: Any) -> Array | None:
+def sums_of(name: str, state: Any) -> Array | None:
     if state is None or isinstance(state, State):
         return None if state is None else state.sums
     msg = f"the {name} must be a State or None; got {type(state).__name__}"

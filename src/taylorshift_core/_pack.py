@@ -55,6 +55,13 @@ class Pack:
         *leading, _, length, dim = (outputs := self._swap(outputs, 4)).shape
         return self.xp.reshape(outputs, (*leading, self.count * length, dim))
 
+    def past(self, sums: Array, numbers: Sequence[int]) -> Array:
+        """Return the sums of the states of these sequences, in their order, for what `gather` returns."""
+        axis = sums.ndim - (3 if self.single else 4)
+        if self.count == 1:
+            return sums[(..., numbers[0], *(slice(None),) * (sums.ndim - 1 - axis))]
+        return sums if len(numbers) == sums.shape[axis] else take(self.xp, sums, list(numbers), axis)
+
     def state_sums(self, sums: Array) -> Array:
         """Return the sums of states with an axis of the sequences before the heads, also where there is one sequence."""
         return self.xp.expand_dims(sums, axis=sums.ndim - (2 if self.single else 3)) if self.count == 1 else sums

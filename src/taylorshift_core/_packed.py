@@ -14,6 +14,7 @@ from taylorshift_core._checks import is_array
 from taylorshift_core._exchange import takes_dlpack
 from taylorshift_core._pack import Pack, take
 from taylorshift_core._registry import backend_of
+from taylorshift_core._state import State, check_state
 from taylorshift_core.entries import entry
 from taylorshift_core.errors import DTypeError, ShapeError
 from taylorshift_core.features import n_features
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from taylorshift_core._call import Call
     from taylorshift_core._signature import ArrayT, PackedOptions
-    from taylorshift_core._state import State
 
 Array = Any
 _ENTRIES_AT_ONCE = 1 << 16  # tokens of all heads: enough to make calls rare, and little memory
@@ -85,6 +85,7 @@ def attention_packed(
     is_causal: bool = False,
     block_causal: int | None = None,
     prefix_length: int = 0,
+    state: State | None = None,
     return_state: bool = False,
 ) -> Any:
     """Return the attention of each sequence to itself, or to its own keys, for sequences packed end to end.
@@ -108,15 +109,17 @@ def attention_packed(
         with the last key instead; that is the same where the lengths are equal.)
     scale, normalise, coefficients, key_mask, normalise_output
         As in `attention`.
+    state
+        Keys and values that the sequences saw before: the states of all in one State, on an axis before the heads,
+        ``state.sums`` of shape (..., n_sequences, kv_heads, D, value_dim + 1), as this function returns it.
     return_state
-        Return ``(output, state)``: the states of all sequences in one State, on an axis before the heads,
-        ``state.sums`` of shape (..., n_sequences, kv_heads, D, value_dim + 1). A `Decoder` goes on from it with a batch
-        of one token a sequence.
+        Return ``(output, state)``, the states of all keys that the sequences saw so far. A pack of their next parts goes on
+        from it, or a `Decoder` with a batch of one token a sequence.
 
     Returns
     -------
     array, shape (..., heads, total_queries, value_dim)
-        Zeros for queries of a sequence without keys. With `return_state`, a pair of it and a State.
+        Zeros for queries that may attend no key. With `return_state`, a pair of it and a State.
 
     Raises
     ------
@@ -143,7 +146,10 @@ def attention_packed(
     settings |= {"form": form, "normalise_output": normalise_output, "is_causal": is_causal}
     settings |= {"block_causal": block_causal, "prefix_length": prefix_length}
     settings |= {"return_state": return_state}
-    batches = _batches(call, queries, keys, features=form == "efficient" or return_state)
+    if state is not None:
+        check_past(state, call, len(queries))
+    with_state = return_state or state is not None
+    batches = _batches(call, queries, keys, features=form == "efficient" or with_state)
     outputs, states = [], []
     with call.backend.scope(query):
         for batch in batches:
@@ -151,10 +157,12 @@ def attention_packed(
             pack = Pack(call.backend.namespace, call.problem.single, len(batch))
             tokens = pack.gather(query, q), pack.gather(key, k), pack.gather(value, k)
             settings |= {"scale": pack.scale(scale), "key_mask": pack.gather_mask(key_mask, k, key.ndim)}
+            if state is not None:
+                settings["state"] = replace(state, sums=pack.past(state.sums, batch))
             output = attention(*tokens, **settings)
             if return_state:
-                output, state = output
-                states.append(replace(state, sums=pack.state_sums(state.sums)))
+                output, after = output
+                states.append(replace(after, sums=pack.state_sums(after.sums)))
             outputs.append((pack.restore(output),))
         (joined,) = join(call.backend.namespace, outputs)
         joined = _in_order(call, joined, batches, queries)
@@ -198,6 +206,21 @@ def _states_in_order(call: Call, states: list[State], batches: list[list[int]]) 
     if order != sorted(order):
         sums = take(xp, sums, sorted(range(len(order)), key=order.__getitem__), axis)
     return replace(states[0], sums=sums)
+
+
+def check_past(state: object, call: Call, n_sequences: int) -> None:
+    """Raise unless `state` holds one state for each sequence of a pack."""
+    if isinstance(state, State):  # check_state says what is none
+        sums = state.sums
+        axis = sums.ndim - (3 if call.problem.single else 4)
+        if axis < 0 or sums.shape[axis] != n_sequences:
+            msg = (
+                f"state must hold the state of each of the {n_sequences} sequences, on an axis before the heads; "
+                f"got sums of shape {tuple(sums.shape)}. It is what return_state=True gives for a pack."
+            )
+            raise ShapeError(msg)
+        state = replace(state, sums=Pack(call.backend.namespace, call.problem.single, 1).past(sums, [0]))
+    check_state(state, call)
 
 
 def bounds_of(call: Call, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[list[slice], list[slice]]:

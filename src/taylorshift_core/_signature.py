@@ -50,3 +50,4 @@ class PackedOptions(TypedDict, total=False):
     is_causal: bool
     block_causal: int | None
     prefix_length: int
+    state: State | None

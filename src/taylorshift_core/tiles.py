@@ -107,3 +107,33 @@ def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> A
     """
     xp = backend.namespace
     return xp.matmul(backend.squared_product(xp, queries, xp.matrix_transpose(keys)), values)
+
+
+def meet_back_tile(
+    backend: Backend, queries: Array, keys: Array, values: Array, cotangent: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of ``sum(cotangent * meet_tile(backend, queries, keys, values))``.
+
+    Parameters
+    ----------
+    queries : array, shape (..., queries, width)
+    keys : array, shape (..., keys, width)
+    values : array, shape (..., keys, columns)
+    cotangent : array, shape (..., queries, columns)
+
+    Returns
+    -------
+    three arrays
+        To queries, to keys and to values, in five products of all pairs, where `meet_tile` has two. Each may have all
+        the leading axes that the arrays broadcast to.
+    """
+    xp = backend.namespace
+    scores = xp.matmul(queries, xp.matrix_transpose(keys))
+    to_scores = xp.matmul(2 * cotangent, xp.matrix_transpose(values))
+    to_scores *= scores
+    weights = scores * scores  # not in place: the gradients to the scores, which may be differentiated, hold them
+    return (
+        xp.matmul(to_scores, keys),
+        xp.matmul(xp.matrix_transpose(to_scores), queries),
+        xp.matmul(xp.matrix_transpose(weights), cotangent),
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from compare import assert_matches, assert_same_bits, assert_same_steps
+from compare import assert_matches, assert_same_bits, assert_same_steps, summed
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import attention_oracle, causal, packed
@@ -160,6 +161,69 @@ def test_a_pack_is_decoded_on_as_a_batch(
         expected.append(attention_oracle(query, *both, key_mask=np.append(of_keys, True)))
     reference = max(float(np.max(np.abs(library.exact(x)))) for x in (here[2], here[5]))
     assert_matches(library, dtype, actual, np.stack(expected), terms=20, reference=reference)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("axes", [2, 3])
+@given(problem=problems(), before=lengths_of, data=st.data())
+@several(6)
+def test_a_pack_goes_on_from_the_states_of_another(
+    library: Library, dtype: str, form: str, is_causal: bool, axes: int, problem: Problem, before: list[int], data: Any
+) -> None:
+    """What came before is one pack, what follows is another that sees both; half of the queries read what it gives back."""
+    new = data.draw(st.lists(st.sampled_from([0, 1, 2, 3]), min_size=len(before), max_size=len(before)))
+    past, half, nobody = sum(before), sum(new), [0] * (len(before) + 1)
+    problem = _with_lengths(problem, 2 * half, past + half)
+    if axes == 2:
+        flat: dict[str, Any] = dict.fromkeys(("query_batch", "key_batch", "value_batch"), ())
+        problem = replace(problem, heads=1, kv_heads=1, scale="number", key_mask="keys", **flat)
+
+    def way(query: Any, key: Any, value: Any, *, key_mask: Any, **options: Any) -> Any:
+        query, key, value = (x[0, ...] if axes == 2 else x for x in (query, key, value))
+        masks = (None, None) if key_mask is None else (key_mask[..., :past], key_mask[..., past:])
+        old, own = ((key[..., part, :], value[..., part, :]) for part in (slice(past), slice(past, None)))
+        options |= {"form": form, "return_state": True}
+        bounds = {"cu_seqlens_q": nobody, "cu_seqlens_k": _bounds(before)}
+        _, state = attention_packed(query[..., :0, :], *old, **bounds, key_mask=masks[0], **options)
+        bounds = {"cu_seqlens_q": _bounds(new), "state": state}
+        output, state = attention_packed(
+            query[..., :half, :], *own, **bounds, key_mask=masks[1], is_causal=is_causal, **options
+        )
+        bounds |= {"cu_seqlens_k": nobody, "state": state}
+        again, _ = attention_packed(query[..., half:, :], *(x[..., :0, :] for x in own), **bounds, **options)
+        both = joined([output, again])
+        return library.namespace.expand_dims(both, axis=0) if axes == 2 else both
+
+    seen = np.concatenate([packed(new, before), packed(new, new)], axis=1)
+    rule = np.concatenate([np.ones((half, past), dtype=np.bool_), causal(half, half)], axis=1)
+    assert_way(library, dtype, way, problem, np.concatenate([seen & rule if is_causal else seen, seen]))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_past_of_one_sequence_reaches_no_other(library: Library, dtype: str) -> None:
+    arrays, bounds = _pack(library, dtype)
+    _, state = attention_packed(*arrays, cu_seqlens_q=bounds, return_state=True)
+    spoiled = library.exact(state.sums)
+    spoiled[2] = np.nan
+    run = lambda *a: attention_packed(*a[:3], cu_seqlens_q=bounds, state=replace(state, sums=a[3]), is_causal=True)  # noqa: E731
+    clean = library.run(run, *arrays, state.sums)
+    actual = library.run(run, *arrays, library.to_array(spoiled, summed(library, dtype)))
+    assert np.isnan(library.exact(actual)[:, 3:43]).all()
+    for part in (slice(0, 3), slice(43, 50)):
+        assert_same_bits(library, actual[:, part, :], clean[:, part, :])
+
+
+def test_states_that_are_not_one_a_sequence(library: Library) -> None:
+    arrays, bounds = _pack(library, "float32")
+    _, state = attention_packed(*arrays, cu_seqlens_q=bounds, return_state=True)
+    few = replace(state, sums=state.sums[:4, ...])
+    with pytest.raises(ShapeError, match=r"state of each of the 5 sequences.*got sums of shape \(4, 2, 10, 3\)"):
+        attention_packed(*arrays, cu_seqlens_q=bounds, state=few)
+    with pytest.raises(OptionError, match=r"state must be of the same kind.*got normalise True instead of False"):
+        attention_packed(*arrays, cu_seqlens_q=bounds, state=state, normalise=False)
+    with pytest.raises(OptionError, match="state must be a State"):
+        attention_packed(*arrays, cu_seqlens_q=bounds, state=state.sums)  # type: ignore[arg-type]
 
 
 def test_many_short_sequences_take_few_calls(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
