@@ -60,6 +60,7 @@ def test_a_sequence_over_devices(mesh: Any, tokens: list[Any], form: str) -> Non
         np.testing.assert_allclose(by, wanted, atol=1e-12)
 
 
+@pytest.mark.shows(distributed="jax.shard_map")
 def test_states_of_shards_add_up_in_one_reduction(mesh: Any, tokens: list[Any]) -> None:
     """The way that docs/jax.md describes: no token leaves its device, in either direction of the gradient."""
     text = (Path(__file__).parents[3] / "docs" / "jax.md").read_text(encoding="utf-8")

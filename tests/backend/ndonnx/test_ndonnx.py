@@ -105,6 +105,7 @@ def _inputs(problem: Problem, kind: str) -> tuple[dict[str, np.ndarray], dict[st
     return {name: x if x.dtype == bool else x.astype(kind) for name, x in inputs.items()}, options
 
 
+@pytest.mark.shows(compile="one ONNX model for all batches and lengths")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ALLOWED)
 @pytest.mark.parametrize("tiles", [{}, {"query_tile": 8, "key_tile": 6}], ids=["tiles as planned", "small tiles"])

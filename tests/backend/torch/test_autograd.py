@@ -42,6 +42,7 @@ def exact(thing: Any) -> Any:
     return thing.detach().double().numpy() if isinstance(thing, torch.Tensor) else thing
 
 
+@pytest.mark.shows(gradients="torch.autograd")
 @each_way
 @pytest.mark.parametrize("recomputed", [None, False, True])
 def test_backward(library: Library, dtype: str, form: str, is_causal: bool, recomputed: bool | None) -> None:
@@ -117,6 +118,7 @@ def test_many_cotangents_at_once(library: Library, dtype: str, form: str, is_cau
         torch.testing.assert_close(at_once, one_by_one)
 
 
+@pytest.mark.shows(gradients="torch.func", compile="torch.vmap")
 @each_way
 def test_transforms(library: Library, form: str, is_causal: bool) -> None:
     """`grad`, `vmap` of it, it of `vmap`, and `jvp`."""
