@@ -188,7 +188,7 @@ def _lazily(function: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
         return function(*arrays, **keywords)
 
 
-STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow with every one
+STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow, a simulation is slow
     {
         "test_decoder.py::test_errors_do_not_grow_with_the_stream",
         "test_window.py::test_a_bad_token_is_gone_one_window_after_it_left",
@@ -236,7 +236,7 @@ LIBRARIES = {
             other_place=lambda backend: backend.devices()[0],
             # Thousands of tokens take minutes where threads of a GPU run one after the other; cupy/simulated/test_memory.py
             # holds the same against the counter of allocations.
-            unsuited=frozenset({"test_gradients.py::test_memory_grows_with_the_tokens_alone"}),
+            unsuited=STREAMS | {"test_gradients.py::test_memory_grows_with_the_tokens_alone"},
         ),
         Library("dpnp", meeting=2, other_place=_other_queue),
         Library("mlx"),
@@ -267,9 +267,10 @@ def _under_test() -> Library:
 
 
 def _on_a_gpu(library: Library) -> Library:
-    """Return the library with its arrays on the last GPU, while the first is the current one."""
+    """Return the library with its arrays on the last GPU, while the first is the current one; it runs all tests there."""
     *others, last = (device for device in library.backend.devices() if "cuda" in str(device).lower())
-    return replace(library, place=lambda _: last, other_place=(lambda _: others[0]) if others else None)
+    other_place = (lambda _: others[0]) if others else None
+    return replace(library, place=lambda _: last, other_place=other_place, meeting=None, unsuited=frozenset())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -296,8 +297,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     shared = [item for item in items if item.path.parent == Path(__file__).parent / "backend"]
     library = _under_test()
     suited = [item for item in shared if library.unsuited.isdisjoint((_test(item), item.path.name))]
-    whole = library.meeting is None or ON_A_GPU
-    left = set(shared).difference(suited if whole else sample(suited, library.meeting))
+    left = set(shared).difference(suited if library.meeting is None else sample(suited, library.meeting))
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]
 
