@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
 import torch
 
 from taylorshift_core import load_backend
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_a_build_for_cuda_without_a_gpu_has_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
