@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from lazily import computing_nothing
-from sample import COMPILING, sample
+from sample import sample
 
 from taylorshift_core import backend_names, load_backend
 from taylorshift_core._calibration import VARIABLE
@@ -72,7 +71,7 @@ class Library:
     call: Callable[..., Any] = _plain  # how a function is called: JAX under jit, Dask with compute forbidden
     session: Callable[[Backend], AbstractContextManager[Any]] = lambda _backend: nullcontext()
     layouts: dict[str, Callable[[Library, np.ndarray, str, Path], Any]] = field(default_factory=LAYOUTS.copy)
-    sample: int = 1  # of so many shared tests one is run, and all that is needed to show each parameter's choices
+    meeting: int | None = None  # how many choices meet in a sample of the shared tests as in all of them; None: all
     unsuited: frozenset[str] = frozenset()  # tests without their parameters, or files, that ask what it is not made for
 
     @cached_property
@@ -189,7 +188,7 @@ def _lazily(function: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
         return function(*arrays, **keywords)
 
 
-STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow with every one
+STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow, a simulation is slow
     {
         "test_decoder.py::test_errors_do_not_grow_with_the_stream",
         "test_window.py::test_a_bad_token_is_gone_one_window_after_it_left",
@@ -229,20 +228,22 @@ LIBRARIES = {
             other_place=lambda backend: backend.namespace.Device("CPU_DEVICE"),
             session=_strict_flags,
         ),
-        Library("jax", call=_jitted, other_place=lambda backend: backend.devices()[1], unsuited=STREAMS),
+        Library("jax", meeting=1, call=_jitted, other_place=lambda backend: backend.devices()[1], unsuited=STREAMS),
         Library(
             "cupy",
+            meeting=2,
+            dtypes=("float64", "float32", "float16", "bfloat16"),
             place=lambda backend: backend.devices()[1],  # while device 0 is the current one
             other_place=lambda backend: backend.devices()[0],
             # Thousands of tokens take minutes where threads of a GPU run one after the other; cupy/simulated/test_memory.py
             # holds the same against the counter of allocations.
-            unsuited=frozenset({"test_gradients.py::test_memory_grows_with_the_tokens_alone"}),
+            unsuited=STREAMS | {"test_gradients.py::test_memory_grows_with_the_tokens_alone"},
         ),
-        Library("dpnp", other_place=_other_queue),
+        Library("dpnp", meeting=2, other_place=_other_queue),
         Library("mlx"),
         # test_product.py joins parts without a token, and Dask cannot reshape an array of several blocks that are all empty.
-        Library("dask", call=_lazily, sample=10, unsuited=STREAMS | {"test_product.py"}),
-        Library("ndonnx", sample=60, unsuited=STREAMS | CALLS),
+        Library("dask", meeting=1, call=_lazily, unsuited=STREAMS | {"test_product.py"}),
+        Library("ndonnx", meeting=1, unsuited=STREAMS | CALLS),
         Library("torch", dtypes=("float64", "float32", "float16", "bfloat16")),
     )
 }
@@ -268,9 +269,10 @@ def _under_test() -> Library:
 
 
 def _on_a_gpu(library: Library) -> Library:
-    """Return the library with its arrays on the last GPU, while the first is the current one."""
+    """Return the library with its arrays on the last GPU, while the first is the current one; it runs all tests there."""
     *others, last = (device for device in library.backend.devices() if "cuda" in str(device).lower())
-    return replace(library, place=lambda _: last, other_place=(lambda _: others[0]) if others else None)
+    other_place = (lambda _: others[0]) if others else None
+    return replace(library, place=lambda _: last, other_place=other_place, meeting=None, unsuited=frozenset())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -295,44 +297,16 @@ def library(backend: Backend) -> Iterator[Library]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave libraries that are slow to compile, or to make a graph, for every shape a sample of the shared tests."""
     shared = [item for item in items if item.path.parent == Path(__file__).parent / "backend"]
-    unsuited = _under_test().unsuited
-    suited = [item for item in shared if unsuited.isdisjoint((_test(item), item.path.name))]
-    if NAME in COMPILING and not ON_A_GPU:
-        left = set(shared).difference(sample(suited, COMPILING[NAME]))
-    else:
-        left = set(shared).difference(_thinned(suited, _under_test()))
+    library = _under_test()
+    suited = [item for item in shared if library.unsuited.isdisjoint((_test(item), item.path.name))]
+    left = set(shared).difference(suited if library.meeting is None else sample(suited, library.meeting))
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]
-
-
-def _thinned(items: list[pytest.Item], library: Library) -> set[pytest.Item]:
-    """Return one test in `library.sample`, by a hash of its name, and what else shows each choice of each parameter once."""
-    if library.sample == 1:
-        return set(items)
-    shown: set[tuple[str, str, str]] = set()
-    kept = set()
-    for item in sorted(items, key=_hash):
-        choices = {(_test(item), name, repr(choice)) for name, choice in _parameters(item).items()}
-        if not choices or not choices <= shown or _hash(item) % library.sample == 0:
-            kept.add(item)
-            shown |= choices
-    return kept
-
-
-def _parameters(item: pytest.Item) -> dict[str, Any]:
-    """Return the parameters of a test, those of a problem in their place."""
-    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
-    problem = parameters.get("problem")
-    return parameters if problem is None else parameters | vars(problem) | {"problem": None}
 
 
 def _test(item: pytest.Item) -> str:
     """Return the file and the name of a test, without its parameters."""
     return item.nodeid.partition("[")[0].rpartition("/")[2]
-
-
-def _hash(item: pytest.Item) -> int:
-    return zlib.crc32(item.nodeid.encode())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -120,7 +120,7 @@ def _row(cells: Any) -> str:
 
 def _shown(name: str, column: str) -> Iterator[str]:
     """Yield what the tests of one backend are marked to show: ``@pytest.mark.shows(compile="mx.compile")``."""
-    for path in sorted((ROOT / "tests" / "backend" / name).glob("*.py")):
+    for path in sorted((ROOT / "tests" / "backend" / name).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.shows":
                 yield from (ast.literal_eval(each.value) for each in node.keywords if each.arg == column)

@@ -1,4 +1,4 @@
-"""Which of the shared tests a library runs that compiles for every shape.
+"""Which of the shared tests a library runs that is slow to compile, or to make a graph, for every shape.
 
 A test with parameters stands for one item for each combination of choices. Of these the sample keeps so many that each
 choice, or each pair of choices of two parameters, which is in any item is in one that is kept. A problem counts as as
@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-# How many choices meet in the sample as in the whole suite. A program of JAX is traced, and compiled, for each item.
-COMPILING = {"cupy": 2, "dpnp": 2, "jax": 1}
 
 
 def every_few_together(rows: Sequence[Iterable[Any]], few: int) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taylorshift_backends._torch_kinds import forwards, recorded, traced, transformed
+from taylorshift_backends._torch_kinds import forwards, mapped, recorded, traced, transformed
 from taylorshift_backends._torch_operators import attend_traced
 from taylorshift_core import Operands
 
@@ -57,11 +57,14 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Array | None) -> Any:
         operands, kept = _saved(ctx, len(Operands._fields))
-        cotangents = _padded(cotangents[: 1 + ctx.evaluation.with_state], 2)
-        if forwards():
-            gradients = iter(_pulled_anew(ctx.evaluation, operands, cotangents))
-        else:
-            gradients = iter(_Pull.apply(ctx.evaluation, *cotangents, *_padded(kept, 2), *operands))
+
+        def pull(*cotangents: Array | None) -> Arrays:
+            if forwards():
+                return _pulled_anew(ctx.evaluation, operands, cotangents)
+            pulled: Arrays = _Pull.apply(ctx.evaluation, *cotangents, *_padded(kept, 2), *operands)
+            return pulled
+
+        gradients = iter(mapped(pull, *_padded(cotangents[: 1 + ctx.evaluation.with_state], 2)))
         return None, *(next(gradients) if _has_gradient(i, each) else None for i, each in enumerate(operands))
 
 
@@ -85,7 +88,7 @@ class _Pull(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Array) -> Any:
         function, arrays, places = _pull_of(ctx)
         _, pull = torch.func.vjp(function, *arrays)
-        gradients = dict(zip(places, pull(cotangents), strict=True))
+        gradients = dict(zip(places, mapped(lambda *by: pull(by), *cotangents), strict=True))
         return None, *(gradients.get(i) for i in range(4 + len(Operands._fields)))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd import forward_ad
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 Array = Any
+Arrays = tuple[Array, ...]
 
 
 def traced() -> bool:
@@ -45,6 +49,27 @@ def writable(array: Array) -> bool:
 def plain(array: Array) -> bool:
     """Tell whether it is so on the CPU, where it also pays to write into memory that is used again."""
     return array.device.type == "cpu" and writable(array)
+
+
+def mapped(function: Callable[..., Arrays], *arrays: Array | None) -> Arrays:
+    """Return ``function(*arrays)``, with PyTorch's new vmap where ``grad(..., is_grads_batched=True)`` uses its first one.
+
+    That one knows too few operations, and nothing of functions of ours; it is never nested, so its level is 1.
+    """
+    axes = tuple(0 if _is_tensor(each) and _is_batched(each) else None for each in arrays)
+    if axes.count(0) == 0:
+        return function(*arrays)
+    whole = (
+        each if axis is None else torch._remove_batch_dim(each, 1, 0, axis)
+        for axis, each in zip(axes, arrays, strict=True)
+    )
+    results = torch.func.vmap(function, in_dims=axes)(*whole)
+    return tuple(torch._add_batch_dim(each, 0, 1) for each in results)
+
+
+def _is_batched(array: Array) -> bool:
+    answer: bool = torch._C._functorch.is_legacy_batchedtensor(array)
+    return answer
 
 
 def _is_tensor(thing: Any) -> bool:

@@ -1,7 +1,7 @@
 """MLX: arrays that stand on no device, and lazy; each tile is begun as soon as it is described, so memory stays a tile's.
 
 Inside `mx.grad` nothing can be begun, and MLX makes up to 20 branches of the graph at once, whatever they hold. With
-MLX_BFS_MAX_WIDTH=1 in the environment before MLX is imported it makes one after the other: a quarter of the memory.
+MLX_BFS_MAX_WIDTH=1 in the environment before MLX is imported it makes one after the other: as little as a third of the memory.
 """
 
 from __future__ import annotations

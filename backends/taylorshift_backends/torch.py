@@ -76,7 +76,7 @@ def to_numpy(array: Array) -> Any:
 
 def devices() -> tuple[Any, ...]:
     """Return the CPU and what accelerators there are."""
-    kind = torch.accelerator.current_accelerator()
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     others = () if kind is None else (torch.device(kind.type, i) for i in range(torch.accelerator.device_count()))
     return torch.device("cpu"), *others
 

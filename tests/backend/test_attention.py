@@ -162,7 +162,7 @@ def test_zero_rows_not_normalised(library: Library, dtype: str, form: str) -> No
 def test_error_at_4096_tokens(library: Library, form: str, long_problem: Any) -> None:
     arrays, expected = long_problem
     allowed = {"float64": 1e-14, "float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
-    for dtype in library.dtypes:
+    for dtype in (name for name in allowed if hasattr(library.namespace, name)):
         actual = library.run(attention, *(library.to_array(x, dtype) for x in arrays), form=form)
         error = np.max(np.abs(library.exact(actual) - expected)) / np.max(np.abs(expected))
         print(f"{library.name} {form} {dtype}: error {error:.2e} of max|oracle|, allowed {allowed[dtype]:.0e}")

@@ -55,6 +55,7 @@ def test_sources_of_every_kind(library: Library, mask: str, length: int, tmp_pat
     place = {"backend": library.name, "device": library.device}
     from_disk = summarise_chunks(*mapped, key_mask=source[2], chunk_length=length, **place)
     assert_same_bits(library, from_disk.sums, expected)
+    assert library.device_of(from_disk.sums) == library.device_of(expected)
 
 
 @pytest.mark.parametrize("mask", ["absent", "batch"])

@@ -221,6 +221,7 @@ def test_graphs_travel(form: str) -> None:
     np.testing.assert_allclose(pickle.loads(sent).compute(), expected, rtol=0, atol=1e-14 * np.max(np.abs(expected)))
 
 
+@pytest.mark.shows(distributed="chunks along any axis")
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_every_scheduler_gives_the_same_bits(scheduler: str) -> None:
     arrays = draw(dataclasses.replace(PROBLEM, query_length=90, key_length=90))[0]

@@ -94,6 +94,7 @@ CASES = [
 ]
 
 
+@pytest.mark.shows(gradients="jax.grad, jax.jvp", compile="jax.jit, jax.vmap")
 @pytest.mark.parametrize(("mode", "form", "is_causal"), CASES)
 def test_derivatives(library: Library, mode: str, form: str, is_causal: bool) -> None:
     ours, theirs = losses(form, is_causal=is_causal)

@@ -24,6 +24,7 @@ from taylorshift_core import (
     attention_weights,
     explain,
     load_backend,
+    loops,
     summarise,
 )
 from taylorshift_core.features import apply_multiplicity, feature_tile, n_features, n_offsets
@@ -105,6 +106,7 @@ def _inputs(problem: Problem, kind: str) -> tuple[dict[str, np.ndarray], dict[st
     return {name: x if x.dtype == bool else x.astype(kind) for name, x in inputs.items()}, options
 
 
+@pytest.mark.shows(compile="one ONNX model for all batches and lengths")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ALLOWED)
 @pytest.mark.parametrize("tiles", [{}, {"query_tile": 8, "key_tile": 6}], ids=["tiles as planned", "small tiles"])
@@ -126,6 +128,17 @@ def test_one_model_for_any_batch_and_length(form: str, kind: str, tiles: dict[st
         f"ndonnx {form} {kind}: error {largest:.2e} of max|oracle|, {len([*_nodes(model.graph)])} nodes, opset {opset}"
     )
     assert opset[""] <= 21
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_loops_of_the_core_take_an_unknown_length_as_one_tile(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """As they do for a library of unknown sizes that has no adapter."""
+    generic = dataclasses.replace(NDONNX, fold_tiles=loops.fold_tiles, map_tiles=loops.map_tiles)
+    monkeypatch.setattr("taylorshift_core._registry._backend_for", lambda _namespace: generic)
+    inputs, options = _inputs(PROBLEM, "float64")
+    model, run = _model(attention, inputs, form=form, **options)
+    assert "Loop" not in {kind for kind, _ in _nodes(model.graph)}
+    _compare(run(**inputs), attention_oracle(**inputs, **options), ALLOWED["float64"])
 
 
 @pytest.mark.parametrize(("form", "most"), [("direct", 240), ("efficient", 320)])

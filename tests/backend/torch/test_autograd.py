@@ -42,6 +42,7 @@ def exact(thing: Any) -> Any:
     return thing.detach().double().numpy() if isinstance(thing, torch.Tensor) else thing
 
 
+@pytest.mark.shows(gradients="torch.autograd")
 @each_way
 @pytest.mark.parametrize("recomputed", [None, False, True])
 def test_backward(library: Library, dtype: str, form: str, is_causal: bool, recomputed: bool | None) -> None:
@@ -73,8 +74,10 @@ def test_gradients_and_gradients_of_gradients(form: str, is_causal: bool) -> Non
     def call(query: Any, key: Any, value: Any, scale: Any) -> Any:
         return attention(query, key, value, scale=scale, key_mask=mask, form=form, is_causal=is_causal)
 
-    torch.autograd.gradcheck(call, (*inputs, scale), check_forward_ad=True)
-    torch.autograd.gradgradcheck(call, (*inputs, scale), check_fwd_over_rev=True, check_rev_over_rev=True)
+    torch.autograd.gradcheck(call, (*inputs, scale), check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(
+        call, (*inputs, scale), check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True
+    )
 
 
 @each_way
@@ -88,10 +91,34 @@ def test_gradients_through_a_state(form: str, is_causal: bool) -> None:
         output, state = attention(query, key[:, 1:], value[:, 1:], **options)
         return output, state.sums, state.attend(query[:, :2])
 
-    torch.autograd.gradcheck(call, inputs, check_forward_ad=True)
-    torch.autograd.gradgradcheck(call, inputs)
+    torch.autograd.gradcheck(call, inputs, check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(call, inputs, check_batched_grad=True)
 
 
+@each_way
+def test_many_cotangents_at_once(library: Library, dtype: str, form: str, is_causal: bool) -> None:
+    """`grad(is_grads_batched=True)` of grouped heads, and `jacobian(vectorize=True)`, which is made of it."""
+    inputs = tensors(Problem(5, 5, 3, 2, 4, 2, (2,), (2,), (2,)), dtype, requires_grad=True)
+    options = {"form": form, "is_causal": is_causal}
+    output = attention(*inputs, **options, normalise_output=True)
+    cotangents = torch.randn((3, *output.shape), dtype=output.dtype)
+    found = torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)
+    settings = {"normalise_output": True, "allowed": causal(5, 5) if is_causal else None}
+    for i, cotangent in enumerate(cotangents):
+        expected = gradients_oracle(*map(exact, inputs), exact(cotangent), **settings)
+        for name, gradients in zip(NAMES, found, strict=False):
+            by, size = expected[name]
+            assert_matches(library, dtype, gradients[i], by, terms=4 * (20 + 7) * 56, reference=size)
+    few = [x.detach()[0, 0] for x in inputs]
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda *arrays: attention(*arrays, **options), tuple(few), vectorize=each)
+        for each in (True, False)
+    ]
+    for at_once, one_by_one in zip(*jacobians, strict=True):
+        torch.testing.assert_close(at_once, one_by_one)
+
+
+@pytest.mark.shows(gradients="torch.func", compile="torch.vmap")
 @each_way
 def test_transforms(library: Library, form: str, is_causal: bool) -> None:
     """`grad`, `vmap` of it, it of `vmap`, and `jvp`."""

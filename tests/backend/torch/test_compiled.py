@@ -49,6 +49,7 @@ def exact(array: torch.Tensor) -> Any:
     return array.detach().double().numpy()
 
 
+@pytest.mark.shows(compile="torch.compile")
 @each_way
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_outputs_and_gradients(library: Library, form: str, is_causal: bool, compiler: str) -> None:
@@ -173,6 +174,7 @@ class Layer(torch.nn.Module):
         return attention(query, query, tokens)
 
 
+@pytest.mark.shows(compile="torch.export")
 def test_export_with_open_batch_and_length(library: Library) -> None:
     """Saved, loaded, run at other sizes, and trained."""
     torch.manual_seed(0)

@@ -33,6 +33,7 @@ def exact(tensor: Any) -> Any:
     return value.numpy() if value.dtype == torch.bool else value.double().numpy()
 
 
+@pytest.mark.shows(where="no GPU: cuda:1 shadowed on the CPU")
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_no_wait(call: Call, precision: str) -> None:

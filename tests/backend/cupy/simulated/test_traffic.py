@@ -31,6 +31,7 @@ def exact(array: Any) -> Any:
     return host if host.dtype == np.bool_ else host.astype(np.float64)
 
 
+@pytest.mark.shows(where="no GPU: these devices are simulated on the CPU")
 @each_device
 @pytest.mark.parametrize("precision", DTYPES)
 @each_call
