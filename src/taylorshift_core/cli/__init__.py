@@ -17,7 +17,7 @@ from taylorshift_core.errors import TaylorShiftError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "attend", "crossover", "calibrate", "info")
+COMMANDS = ("demo", "attend", "crossover", "calibrate", "report", "info")
 WRONG_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141  # the last two as a shell reports SIGINT and SIGPIPE
 
 __all__ = ["COMMANDS", "main"]
