@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench_decode import torch_cache
 from bench_peak import beyond_inputs_and_output
-from contestants import contestants, published, torch_sdpa
 
 from taylorshift_core import attention
 from taylorshift_core.cli._console import progress
@@ -43,7 +43,7 @@ FOLDER, RESULTS, DOCS = ROOT / ".benchmarks", ROOT / "benchmarks" / "results", R
 PICTURES = Path("figures", "measured")  # inside DOCS
 KEPT = "report.json"
 COMMAND = "python benchmarks/report.py --only NAME"
-SECONDS = 450  # for all figures: peers take longer than we do
+SECONDS = 450  # peers take longer than we do
 CURVES = ("numpy efficient", "numpy direct", "torch efficient", "torch SDPA", "published efficient (torch)")
 _ABOUT = """The figures of the paper (Nauen, Palacio, Dengel, [TaylorShift](https://arxiv.org/abs/2403.02920), 2024) and
 some more, measured on one machine, with peers beside them. Titles are made of the numbers measured.
@@ -61,6 +61,10 @@ def _with_gradient(function: Callable[..., Any], arrays: Sequence[Any]) -> Calla
 
 def bench(effort: Effort) -> Bench:
     """Return what measures: all backends, and the peers that are installed."""
+    if str(ROOT / "tests") not in sys.path:  # where pytest finds the oracle by itself
+        sys.path.append(str(ROOT / "tests"))
+    from contestants import contestants, published, torch_sdpa
+
     everyone = (*contestants(), softmax_in_numpy())
     here = {each.name: each for each in everyone}
     trainers, decoders = dict(TRAINERS), dict(DECODERS)
@@ -133,10 +137,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller measurements")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="for all figures (default: %(default)s)")
     parser.add_argument("--draw", action="store_true", help="measure nothing: draw what was measured before")
     parser.add_argument("--publish", action="store_true", help="write docs/analysis.md and its pictures as well")
     arguments = parser.parse_args()
-    effort = QUICK if arguments.quick else replace(FULL, seconds=SECONDS)
+    effort = replace(QUICK if arguments.quick else FULL, seconds=arguments.seconds)
     before = read_numbers(FOLDER / KEPT, RESULTS / KEPT) if arguments.draw or arguments.only else []
     new = [] if arguments.draw else measure(arguments.only or NAMES, effort)
     by_name = {each.figure.name: each for each in (*before, *new)}

@@ -6,7 +6,6 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taylorshift_core import MissingLibraryError
 from taylorshift_core._calibration import cache_file
 from taylorshift_core.cli._backends import find_backends
 from taylorshift_core.cli._console import progress, say
@@ -20,6 +19,7 @@ from taylorshift_core.cli.figures.effort import FULL, QUICK
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from taylorshift_core.cli.figures.bench import Bench
     from taylorshift_core.cli.figures.effort import Effort
@@ -82,27 +82,24 @@ def _effort(arguments: argparse.Namespace) -> Effort:
     return effort if arguments.seconds is None else replace(effort, seconds=arguments.seconds)
 
 
-def _bench(effort: Effort) -> Bench:
-    """Return what the installed libraries can measure; others are what `benchmarks/report.py` adds."""
+def _bench(effort: Effort, names: Sequence[str]) -> Bench:
+    """Return what the installed libraries can measure; they are loaded for the figure that shows them."""
     from taylorshift_core.cli.figures.bench import Bench
     from taylorshift_core.cli.figures.contestants import ours, softmax_in_numpy
 
-    try:
-        backends, _ = find_backends(None)
-    except MissingLibraryError as error:
-        raise CommandError(str(error)) from error
+    backends, _ = find_backends(None if "libraries" in names else ["numpy"])
     everyone = [ours(backend.name, form) for backend in backends for form in FORMS]
     contestants = [ours("numpy", "efficient"), ours("numpy", "direct"), softmax_in_numpy()]
     return Bench(effort, contestants, [*everyone, contestants[-1]])
 
 
-def _write(path: Path, names: tuple[str, ...], effort: Effort, *, quick: bool) -> None:
+def _write(path: Path, names: Sequence[str], effort: Effort, *, quick: bool) -> None:
     from taylorshift_core.cli.figures import all_figures
     from taylorshift_core.cli.figures.page import page
     from taylorshift_core.cli.figures.survey import count_units, survey
 
     figures = [figure for figure in all_figures() if figure.name in names]
-    bench = _bench(effort)
+    bench = _bench(effort, names)
     with progress(steady=True) as bar:
         task = bar.add_task("measuring", total=count_units(figures, bench) + 1)
 

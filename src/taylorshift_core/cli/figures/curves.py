@@ -52,5 +52,5 @@ def finish(axes: Axes, title: str, y: str, *, legend: bool = True) -> None:
     axes.set_yscale("log")
     axes.grid(visible=True)
     axes.set_axisbelow(True)
-    if legend:
+    if legend and axes.get_legend_handles_labels()[0]:
         axes.legend()

@@ -42,25 +42,16 @@ def _steps(bench: Bench, context: int) -> list[Row]:
 
 
 def _finding(rows: Sequence[Row]) -> str:
-    longest = max(row["context"] for row in rows)
-    shortest = min(row["context"] for row in rows)
-    at = {(row["contestant"], row["context"]): row for row in rows}
-    change = at[_STATE, longest]["median"] / at[_STATE, shortest]["median"]
-    text = (
-        f"After {longest:,} tokens a step through the state takes {change:.2f} times what it takes after {shortest:,}"
-    )
-    fastest = min((row for row in rows if row["context"] == longest), key=lambda row: float(row["median"]))
-    rival = min(
-        (row for row in rows if row["context"] == longest and row["contestant"] != _STATE),
-        key=lambda row: float(row["median"]),
-        default=None,
-    )
-    if rival is None:
-        return text
-    ratio = rival["median"] / at[_STATE, longest]["median"]
-    if fastest["contestant"] == _STATE:
-        return f"{text}, and 1/{ratio:.0f} of the time of {rival['contestant']}"
-    return f"{text}; {rival['contestant']} is faster still by {1 / ratio:.1f} times"
+    shortest, longest = (pick(row["context"] for row in rows) for pick in (min, max))
+    at = {(row["contestant"], row["context"]): row["median"] for row in rows}
+    own = at[_STATE, longest]
+    text = f"After {longest:,} tokens a step through the state takes {1e6 * own:.0f} µs"
+    if shortest < longest:
+        text += f", {own / at[_STATE, shortest]:.2f} times as long as after {shortest:,}"
+    others = {name: seconds for (name, context), seconds in at.items() if context == longest and name != _STATE}
+    for name, seconds in others.items():
+        text += f"; {name}: {seconds / own:.2g} times as long as the state"
+    return text
 
 
 def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:

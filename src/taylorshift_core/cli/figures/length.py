@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from taylorshift_core.cli._speeds import Case
 from taylorshift_core.cli.figures.contestants import DIRECT, EFFICIENT
-from taylorshift_core.cli.figures.crossing import crossing_of, said
+from taylorshift_core.cli.figures.crossing import crossing_of, overtakes
 from taylorshift_core.cli.figures.curves import QUARTILES, finish, lengths_axis, names_of, quartile_curves
 from taylorshift_core.cli.figures.figure import Figure
 
@@ -28,7 +28,7 @@ def _units(bench: Bench) -> list[Unit]:
     cases = [Case(effort.heads, length, head_dim) for head_dim in effort.head_dims for length in effort.lengths]
     remembered = [each for each in bench.contestants if each.name in bench.remembered]
     memories = [partial(_memory, bench, each.name, list(filter(each.takes, cases))) for each in remembered]
-    return [*memories, *(partial(_times, bench, case) for case in cases)]
+    return [*(partial(_times, bench, case) for case in cases), *memories]
 
 
 def _times(bench: Bench, case: Case) -> list[Row]:
@@ -51,9 +51,9 @@ def _finding(rows: Sequence[Row]) -> str:
     parts = []
     for head_dim in names_of(rows, "head_dim"):
         mine = _of(rows, "time", head_dim)
-        longest = max((row["length"] for row in mine), default=0)
-        parts.append(f"{said(crossing_of(mine, EFFICIENT, DIRECT)[0], longest)} (head_dim {head_dim})")
-    return f"On NumPy the efficient form overtakes the direct form {', '.join(parts)}"
+        if len(names_of(mine, "length")) > 1:
+            parts.append(f"at head_dim {head_dim} it {overtakes(mine, EFFICIENT, DIRECT, 'the direct form')}")
+    return f"The efficient form on NumPy: {', '.join(parts) or 'too few lengths were measured'}"
 
 
 def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:

@@ -37,8 +37,12 @@ def _finding(rows: Sequence[Row]) -> str:
     own = [row for row in rows if row["form"] != _OTHER]
     fastest = min(own, key=lambda row: float(row["median"]))
     count = len({row["library"] for row in own})
-    libraries = "the one library" if count == 1 else f"{count} libraries"
-    return f"Of {libraries} here, {fastest['library']} is the fastest, in the {fastest['form']} form: {1e3 * fastest['median']:.3g} ms"
+    time = f"{1e3 * fastest['median']:.3g} ms in the {fastest['form']} form"
+    return (
+        f"Of {count} libraries here, {fastest['library']} is the fastest: {time}"
+        if count > 1
+        else f"{fastest['library']}: {time}"
+    )
 
 
 def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:

@@ -32,6 +32,7 @@ def survey(figures: Sequence[Figure], bench: Bench, advance: Callable[[str], Non
         Called with the name of the figure after each unit, measured or left out.
     """
     units = [figure.units(bench) for figure in figures]
+    about = machine()
     end = time.perf_counter() + bench.effort.seconds
     found = []
     for i, (figure, planned) in enumerate(zip(figures, units, strict=True)):
@@ -43,7 +44,7 @@ def survey(figures: Sequence[Figure], bench: Bench, advance: Callable[[str], Non
                 parts[number] = planned[number]()
             advance(figure.name)
         rows = [row for number in sorted(parts) for row in parts[number]]
-        found.append(Measured(figure, rows, len(parts), len(planned), machine(), time.strftime("%Y-%m-%d")))
+        found.append(Measured(figure, rows, len(parts), len(planned), about, time.strftime("%Y-%m-%d")))
     return found
 
 
