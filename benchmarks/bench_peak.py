@@ -25,11 +25,15 @@ _LONGEST = {
 }  # longer takes too long
 
 MEASURE = """
-import contextlib, ctypes, json, resource, sys
+import contextlib, ctypes, json, pathlib, resource, sys
 from contestants import contestants
 from taylorshift_core.cli._speeds import Case
 
-def peak():  # bytes; ru_maxrss counts kilobytes on Linux, bytes on macOS
+status = pathlib.Path("/proc/self/status")
+
+def peak():  # bytes. On Linux ru_maxrss would be that of the process that started this one, if that was larger
+    if status.exists():
+        return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 name, cases = sys.argv[1], [Case(*sizes) for sizes in json.loads(sys.argv[2])]

@@ -142,8 +142,8 @@ def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:
     memory.plot(list(held), list(held.values()), markersize=6, **style)
     for axis, length, what in ((time, HEADLINE_TIME, "faster"), (memory, HEADLINE_MEMORY, "less memory")):
         label = f"the paper's headline: {what} from about {length:,}"
-        axis.plot([HEADLINE_DIM], [length], "*", markersize=11, color=theme.colours[1], label=label)
-        axis.axhline(length, color=theme.colours[1], linewidth=0.8, linestyle=":")
+        axis.plot([HEADLINE_DIM], [length], "*", markersize=11, color=theme.ink, label=label)
+        axis.axhline(length, color=theme.ink, linewidth=0.8, linestyle=":")
         axis.set_xscale("log", base=2)
         axis.set_xticks(_FINE, [str(d) for d in _FINE])
         axis.minorticks_off()

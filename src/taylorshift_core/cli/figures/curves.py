@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from taylorshift_core.cli.figures.figure import Row
     from taylorshift_core.cli.figures.theme import Theme
 
+_FEW = 50  # from lowest to highest, where powers of ten alone would be too few ticks
 QUARTILES = "points are medians of calls that take turns, bars reach from the lower to the upper quartile"
 
 
@@ -50,6 +51,10 @@ def finish(axes: Axes, title: str, y: str, *, legend: bool = True) -> None:
     axes.set_title(title)
     axes.set_ylabel(y)
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < _FEW * low:
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(visible=True)
     axes.set_axisbelow(True)
     if legend and axes.get_legend_handles_labels()[0]:

@@ -27,9 +27,9 @@ def _units(bench: Bench) -> list[Unit]:
 
 
 def _ratio(rows: Sequence[Row], name: str) -> float:
-    """Return how many times as long the fewest heads take as the most."""
+    """Return how many times as long the most heads take as the fewest."""
     mine = sorted((row for row in rows if row["contestant"] == name), key=lambda row: float(row["heads"]))
-    return float(mine[0]["median"] / mine[-1]["median"])
+    return float(mine[-1]["median"] / mine[0]["median"])
 
 
 def _finding(rows: Sequence[Row]) -> str:
@@ -39,8 +39,7 @@ def _finding(rows: Sequence[Row]) -> str:
     changes = []
     for name, form in ((EFFICIENT, "efficient"), (DIRECT, "direct")):
         ratio = _ratio(rows, name)
-        factor, word = (ratio, "less") if ratio >= 1 else (1 / ratio, "more")
-        changes.append(f"the {form} form {factor:.1f} times {word} time")
+        changes.append(f"the {form} form takes {ratio:.2g} times as long")
     return f"With {heads[-1]} heads instead of {heads[0]} at the same width, {' and '.join(changes)}"
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_SHOWN_BYTES = 40
 _TEXT = 4096  # bytes that are read, of which a readable stretch is shown
 _PATCH, _QUERY = 16, (5, 15)  # pixels along a patch, and the patch that attends: an eye
 _SHOWN = 2  # every other pixel is kept for drawing
@@ -34,7 +35,8 @@ def _units(_bench: Bench) -> list[Unit]:
 
 def _text() -> list[Row]:
     content = read_text(None, _TEXT).content
-    where = stretch(content)
+    first = stretch(content).start
+    where = slice(first, first + _SHOWN_BYTES)
     query, key, _ = (array[0, where] for array in project(content, 8, 32, seed=0))
     return [_row("text", query, key, bytes=content[where].decode("latin-1"))]
 
@@ -96,7 +98,7 @@ def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:
             _draw_image(row, line, theme)
         else:
             for axis in maps:
-                label_bytes(axis, row["bytes"].encode("latin-1"), 4.5)
+                label_bytes(axis, row["bytes"].encode("latin-1"), 6)
             _draw_differences(both, line[2], theme)
 
 
@@ -128,7 +130,7 @@ def _draw_differences(both: Sequence[Array], axis: Axes, theme: Theme) -> None:
 
 FIGURE = Figure(
     "maps",
-    "Above, 64 bytes of the Python language reference: each byte is a random vector with its position added, and one head "
+    f"Above, {_SHOWN_BYTES} bytes of the Python language reference: each byte is a random vector with its position added, and one head "
     "sees random projections of these, as in `taylorshift demo`. Below, a portrait of Grace Hopper (it comes with matplotlib) cut "
     "into patches, each pixel standardised over the patches; the framed patch attends to all, itself included. Nothing is "
     "trained. Weights are those of attention_weights on the one hand, and exp of the same scores of unit vectors on the "

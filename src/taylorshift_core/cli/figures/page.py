@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +110,15 @@ def _section(measured: Measured, command: str) -> str:
 <h2 id="{name}-title">{escape(measured.finding)}</h2>
 <figure>
 <div role="img" aria-label="{escape(alternative(measured))}">{svg(measured)}</div>
-<figcaption><p>{escape(measured.figure.about)}</p>
+<figcaption><p>{_with_code(measured.figure.about)}</p>
 <p>{below}<br>{words}: <code>{escape(typed)}</code></p></figcaption>
 </figure>
 <details><summary>Numbers</summary><div class="scroll" tabindex="0">{_table(measured.rows)}</div></details>
 </section>"""
+
+
+def _with_code(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _table(rows: Sequence[Row]) -> str:
