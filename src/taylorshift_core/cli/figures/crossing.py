@@ -41,10 +41,10 @@ def crossing_of(rows: Sequence[Row], ours: str, theirs: str) -> tuple[float | No
     return middle, first, last
 
 
-def overtakes(rows: Sequence[Row], ours: str, theirs: str, name: str) -> str:
-    """Return in words where a contestant overtakes another, called `name`: two digits are what a measurement is good for."""
+def where(rows: Sequence[Row], ours: str, theirs: str) -> str:
+    """Return in words where a contestant overtakes another: two digits are what a measurement is good for."""
     found = crossing_of(rows, ours, theirs)[0]
-    lengths = {row["length"] for row in rows if row["contestant"] == ours}
+    lengths = [row["length"] for row in rows if row["contestant"] == ours]
     if found is None:
-        return f"does not overtake {name} up to {max(lengths, default=0):,} tokens"
-    return f"overtakes {name} at {float(f'{found:.2g}'):,.0f} tokens" if found else f"is ahead of {name} at all lengths"
+        return f"at no length up to {max(lengths):,} tokens"
+    return f"at {float(f'{found:.2g}'):,.0f} tokens" if found else f"before {min(lengths):,} tokens"

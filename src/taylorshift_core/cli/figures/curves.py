@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from taylorshift_core.cli.figures.figure import Row
     from taylorshift_core.cli.figures.theme import Theme
 
-_FEW = 50  # from lowest to highest, where powers of ten alone would be too few ticks
+_FEW = 100  # from lowest to highest, where powers of ten alone would be too few ticks
 QUARTILES = "points are medians of calls that take turns, bars reach from the lower to the upper quartile"
 
 
@@ -53,8 +53,11 @@ def finish(axes: Axes, title: str, y: str, *, legend: bool = True) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high < _FEW * low:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True)
     axes.set_axisbelow(True)
     if legend and axes.get_legend_handles_labels()[0]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from taylorshift_core.cli._speeds import Case
 from taylorshift_core.cli.figures.contestants import DIRECT, EFFICIENT
-from taylorshift_core.cli.figures.crossing import crossing_of, overtakes
+from taylorshift_core.cli.figures.crossing import crossing_of, where
 from taylorshift_core.cli.figures.curves import QUARTILES, finish, lengths_axis, names_of, quartile_curves
 from taylorshift_core.cli.figures.figure import Figure
 
@@ -48,47 +48,60 @@ def _of(rows: Sequence[Row], what: str, head_dim: int) -> list[Row]:
 
 
 def _finding(rows: Sequence[Row]) -> str:
-    parts = []
+    places = []
     for head_dim in names_of(rows, "head_dim"):
         mine = _of(rows, "time", head_dim)
         if len(names_of(mine, "length")) > 1:
-            parts.append(f"at head_dim {head_dim} it {overtakes(mine, EFFICIENT, DIRECT, 'the direct form')}")
-    return f"The efficient form on NumPy: {', '.join(parts) or 'too few lengths were measured'}"
+            places.append(f"{where(mine, EFFICIENT, DIRECT)} (head_dim {head_dim})")
+    if not places:
+        return "Time and memory against length; too few lengths were measured to see a crossing"
+    return f"On NumPy the efficient form overtakes the direct form {', '.join(places)}"
 
 
 def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:
-    head_dims = names_of(rows, "head_dim")
+    head_dims, lengths = names_of(rows, "head_dim"), names_of(rows, "length")
     above, below = axes[: len(axes) // 2], axes[len(axes) // 2 :]
-    others = [name for name in names_of(rows) if name != DIRECT and "efficient" not in name]
     for head_dim, time, memory in zip(head_dims, above, below, strict=False):
-        mine = _of(rows, "time", head_dim)
-        quartile_curves(time, mine, theme, "length")
-        for rival, line in zip([DIRECT, *others], ("--", ":", "-.", "-"), strict=False):
-            found = crossing_of(mine, EFFICIENT, rival)[0]
-            if found:
-                label = f"efficient ahead of {rival} from {float(f'{found:.2g}'):,.0f}"
-                time.axvline(found, color=theme.ink, linewidth=0.9, linestyle=line, label=label)
-        lengths_axis(time, names_of(rows, "length"))
-        finish(time, f"time, head_dim {head_dim}", "time of one call (ms)")
-        held = _of(rows, "memory", head_dim)
-        for index, name in enumerate(names_of(held)):
-            points = [row for row in held if row["contestant"] == name]
-            memory.plot(
-                [row["length"] for row in points],
-                [max(row["bytes"], _SMALLEST) / 1e6 for row in points],
-                markersize=4,
-                **theme.style(name, index),
-            )
-        lengths_axis(memory, names_of(rows, "length"))
-        finish(memory, f"memory, head_dim {head_dim}", "held beyond input and output (MB)", legend=memory is below[0])
-    for axis in (*above[len(head_dims) :], *below[len(head_dims) :]):
-        axis.set_visible(False)
+        _draw_times(time, _of(rows, "time", head_dim), theme, head_dim)
+        _draw_memory(memory, _of(rows, "memory", head_dim), theme, head_dim)
+        for axis in (time, memory):
+            lengths_axis(axis, lengths)
+    for line in (above, below):
+        seen = line[: len(head_dims)]
+        limits = [axis.get_ylim() for axis in seen]
+        for axis in seen:
+            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        for axis in line[len(head_dims) :]:
+            axis.set_visible(False)
+    if above[0].containers:
+        above[0].legend(handles=above[0].containers)
+
+
+def _draw_times(axes: Axes, rows: Sequence[Row], theme: Theme, head_dim: int) -> None:
+    quartile_curves(axes, rows, theme, "length")
+    places = []
+    for index, rival in enumerate(names_of(rows)):
+        found = None if "efficient" in rival else crossing_of(rows, EFFICIENT, rival)[0]
+        if found:
+            colour = theme.style(rival, index)["color"]
+            axes.axvline(found, color=colour, linewidth=1, linestyle=":", label=f"ahead of {rival}")
+            places.append(f"{rival} from {float(f'{found:.2g}'):,.0f}")
+    ahead = f"; efficient form ahead of\n{', '.join(places)}" if places else ""
+    finish(axes, f"time, head_dim {head_dim}{ahead}", "time of one call (ms)", legend=False)
+
+
+def _draw_memory(axes: Axes, rows: Sequence[Row], theme: Theme, head_dim: int) -> None:
+    for index, name in enumerate(names_of(rows)):
+        points = [row for row in rows if row["contestant"] == name]
+        x, y = [row["length"] for row in points], [max(row["bytes"], _SMALLEST) / 1e6 for row in points]
+        axes.plot(x, y, markersize=4, **theme.style(name, index))
+    finish(axes, f"memory, head_dim {head_dim}", "held beyond input and output (MB)")
 
 
 FIGURE = Figure(
     "length",
     "Several heads in float32; both axes are logarithmic, so a line twice as steep is a square. The direct form and softmax "
-    "take time with the square of the length, the efficient form with the length. Vertical lines mark from where on the "
+    "take time with the square of the length, the efficient form with the length. Dotted lines mark from where on the "
     "efficient form is faster. Each result was checked against its definition in float64 before it was timed. Memory was watched "
     "in a process of its own, in runs that are not timed; it includes what threads keep for their next call. Both forms of this "
     "library work in tiles, so neither holds a matrix of all pairs.",

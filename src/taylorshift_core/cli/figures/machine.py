@@ -31,8 +31,10 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions of this library, of the array libraries installed, and of what is measured beside them."""
     of_module = metadata.packages_distributions()
-    distributions = [of_module[name][0] for name in backend_names() if name in of_module]
-    found = {name: _version(name) for name in ("taylorshift-core", "numpy", *distributions, *_BESIDE)}
+    libraries = {name: of_module[name][0] for name in ("numpy", *backend_names()) if name in of_module}
+    found = {
+        name: _version(of) for name, of in (libraries | {name: name for name in ("taylorshift-core", *_BESIDE)}).items()
+    }
     return {name: version for name, version in found.items() if version}
 
 

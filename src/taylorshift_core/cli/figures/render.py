@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from taylorshift_core.cli.figures.theme import Theme
 
 _SIZES = {(1, 1): (7.2, 4.5), (1, 2): (11.0, 4.7), (2, 3): (13.0, 8.2)}  # inches, by panels
-_LETTERS = {"title": 11.5, "foot": 16.5}  # in an inch
+_LETTERS = {"title": 10.8, "foot": 16.5}  # in an inch
 
 
 def png(path: Path, measured: Measured, theme: Theme, foot: str) -> None:

@@ -44,7 +44,9 @@ class Theme:
             | {
                 "grid.color": self.faint,
                 "grid.linewidth": 0.6,
-                "legend.frameon": False,
+                "legend.facecolor": self.ground,
+                "legend.edgecolor": "none",
+                "legend.framealpha": 0.85,
                 "legend.fontsize": 8,
                 "font.size": 9,
                 "axes.titlesize": 10,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from taylorshift_core.cli._speeds import Case
 from taylorshift_core.cli.figures.bench import DTYPE
 from taylorshift_core.cli.figures.contestants import DIRECT, EFFICIENT
-from taylorshift_core.cli.figures.crossing import overtakes
+from taylorshift_core.cli.figures.crossing import where
 from taylorshift_core.cli.figures.curves import QUARTILES, finish, lengths_axis, names_of, quartile_curves
 from taylorshift_core.cli.figures.figure import Figure
 
@@ -42,9 +42,9 @@ def _finding(rows: Sequence[Row]) -> str:
     longest = max(row["length"] for row in rows)
     seconds = {row["contestant"]: row["median"] for row in rows if row["length"] == longest}
     ratio = seconds[EFFICIENT] / seconds[_FORWARD]
-    ahead = overtakes(rows, EFFICIENT, DIRECT, "the direct form")
+    ahead = f"; the efficient form overtakes the direct form {where(rows, EFFICIENT, DIRECT)}"
     text = f"Forward and backward take {ratio:.1f} times the forward pass ({longest:,} tokens, efficient form)"
-    return f"{text}; the efficient form {ahead}" if len(names_of(rows, "length")) > 1 else text
+    return text + ahead if len(names_of(rows, "length")) > 1 else text
 
 
 def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:
