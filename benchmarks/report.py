@@ -119,11 +119,13 @@ def markdown(found: Sequence[Measured]) -> str:
     ]
     for each in found:
         parts += [
-            f"({each.figure.name})=",
+            f"(figure-{each.figure.name})=",
             f"## {each.finding}",
             *(_image(each, theme.name) for theme in (LIGHT, DARK)),
         ]
-        parts += [each.figure.about, "  \n".join(caption(each, COMMAND))]
+        *lines, again = caption(each, COMMAND)
+        words, _, typed = again.partition(": ")
+        parts += [each.figure.about, "  \n".join([*lines, f"{words}: `{typed}`"])]
     return "\n\n".join(parts) + "\n"
 
 

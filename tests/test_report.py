@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -376,6 +377,13 @@ def test_all_figures_are_measured_and_drawn(
     assert max(checked) < 1e-5
 
 
+def test_without_matplotlib_it_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "the report needs matplotlib" in refusal(capsys, "report", "--output", str(tmp_path / "report.html"))
+
+
 def test_one_figure_goes_to_the_cache_and_is_not_opened_unasked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -478,7 +486,7 @@ def test_the_page_of_the_documentation_shows_both_grounds(tmp_path: Path) -> Non
     for each in found:
         assert f"## {each.finding}" in text
         assert "abacus, 3 cores" in text
-        assert f"python benchmarks/report.py --only {each.figure.name}" in text
+        assert f"Again: `python benchmarks/report.py --only {each.figure.name}`" in text
         for ground in ("light", "dark"):
             path = f"figures/measured/{each.figure.name}-{ground}.png"
             assert f"{{image}} {path}\n:alt: {each.finding}\n:class: only-{ground}" in text

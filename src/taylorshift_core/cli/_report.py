@@ -54,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the page, and open it."""
     path = _output(arguments)
-    check_matplotlib()
+    check_matplotlib("the report")
     _write(path, arguments.only or NAMES, _effort(arguments), quick=arguments.quick)
     say(f"Report: {path}")
     if not arguments.no_open and not webbrowser.open(path.resolve().as_uri()):

@@ -81,7 +81,7 @@ def _row(of: str, query: Array, key: Array, **about: Any) -> Row:
 
 def _finding(rows: Sequence[Row]) -> str:
     found = " and ".join(f"{row['correlation']:.3f} on the {row['of']}" for row in rows)
-    return f"TaylorShift and exp weigh the same tokens: their attention maps correlate with {found}"
+    return f"The attention maps of TaylorShift and of exp correlate with {found}"
 
 
 def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:

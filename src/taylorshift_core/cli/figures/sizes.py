@@ -73,7 +73,7 @@ def growth(rows: Sequence[Row], normalised: str) -> float:
 def _finding(rows: Sequence[Row]) -> str:
     held = [row for row in rows if row["length"] >= _MANY * row["head_dim"]]
     off = [abs(row["size"] / row["predicted"] - 1) for row in held]
-    text = f"Without normalisation intermediate results grow as the length to the power {growth(rows, 'no'):.2f}, "
+    text = f"Without normalisation intermediate results grow with the length to the power {growth(rows, 'no'):.2f}, "
     text += f"with it to the power {growth(rows, 'yes'):.2f}"
     return text + (f"; measured sizes are within {100 * max(off):.0f} % of the predicted" if off else "")
 
