@@ -97,6 +97,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("mypy", "tests/typed_calls.py")
     session.run("lint-imports", "--no-logo", "--no-cache")
 
 

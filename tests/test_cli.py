@@ -16,7 +16,7 @@ from cli_run import refusal, run
 
 import taylorshift_core
 from taylorshift_core import MissingLibraryError, backend_names
-from taylorshift_core.cli import _backends, _demo, _format, _info, main
+from taylorshift_core.cli import COMMANDS, _backends, _demo, _format, _info, main
 
 COMMAND = (sys.executable, "-m", "taylorshift_core")
 
@@ -194,11 +194,11 @@ def test_loading_the_commands_loads_no_array_library_and_no_matplotlib() -> None
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     loaded = set(json.loads(done.stderr))
     assert "numpy" in loaded
-    assert loaded.isdisjoint({"torch", "jax", "dask", "array_api_strict", "matplotlib", "safetensors"})
+    assert loaded.isdisjoint({"torch", "jax", "dask", "array_api_strict", "matplotlib", "safetensors", "shtab"})
 
 
 def test_every_command_describes_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "attend", "crossover", "calibrate", "info"):
+    for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert f"usage: taylorshift {command}" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ARRAY_LIBRARIES = ("array_api_strict", "cupy", "dask", "dpnp", "jax", "mlx", "ndonnx", "sparse", "torch")
-APPLICATION_LIBRARIES = ("matplotlib", "platformdirs", "rich", "safetensors")
+APPLICATION_LIBRARIES = ("matplotlib", "platformdirs", "rich", "safetensors", "shtab")
 OWN = {"array_api_compat", "taylorshift_core"}
 
 LOADED = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from taylorshift_core import _direct, _prepare
 from taylorshift_core._call import TAYLOR, check_call
@@ -20,10 +20,35 @@ from taylorshift_core.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal, Unpack
 
     from taylorshift_core._plan import Plan
+    from taylorshift_core._signature import ArrayT, Options
 
 Array = Any
+
+
+@overload
+def attention(
+    query: ArrayT,
+    key: ArrayT,
+    value: ArrayT,
+    *,
+    return_state: Literal[False] = False,
+    **options: Unpack[Options],
+) -> ArrayT: ...
+
+
+@overload
+def attention(
+    query: ArrayT, key: ArrayT, value: ArrayT, *, return_state: Literal[True], **options: Unpack[Options]
+) -> tuple[ArrayT, State]: ...
+
+
+@overload
+def attention(
+    query: ArrayT, key: ArrayT, value: ArrayT, *, return_state: bool, **options: Unpack[Options]
+) -> ArrayT | tuple[ArrayT, State]: ...
 
 
 @entry
@@ -47,7 +72,7 @@ def attention(
     return_state: bool = False,
     objective: str = "time",
     plan: Plan | None = None,
-) -> Array:
+) -> Any:
     """Mix the values, weighted by a second-order polynomial of the scores of each query with each key.
 
     The score of a query and a key is ``s = scale * q.k / (|q| |k|)``, its weight ``a*s**2 + b*s + c``, and the output
@@ -229,14 +254,14 @@ def _check_unknown(form: str) -> str:
 @entry
 @takes_dlpack
 def attention_weights(
-    query: Array,
-    key: Array,
+    query: ArrayT,
+    key: ArrayT,
     *,
     scale: float | Array | None = None,
     normalise: bool = True,
     coefficients: Sequence[float] = TAYLOR,
     key_mask: Array | None = None,
-) -> Array:
+) -> ArrayT:
     """Return the matrix of attention weights, for those who want to look at it.
 
     Parameters
@@ -267,7 +292,8 @@ def attention_weights(
     with call.backend.scope(query):
         inputs = Inputs.group(call, query, key, key, key_mask, scale)
         matrix = _direct.matrix(run, inputs.query, inputs.key, inputs.mask, inputs.scale)
-        return _prepare.ungroup(run.xp, matrix, call.problem)
+        weights: ArrayT = _prepare.ungroup(run.xp, matrix, call.problem)
+        return weights
 
 
 @takes_dlpack

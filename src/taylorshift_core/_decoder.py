@@ -19,6 +19,8 @@ from taylorshift_core.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from taylorshift_core._signature import ArrayT
+
 Array = Any
 _TAIL = 32  # tokens: measured, the shortest at which folding costs a small part of a step
 
@@ -68,14 +70,14 @@ class Decoder:
     @takes_dlpack
     def step(
         self,
-        query: Array,
-        key: Array,
-        value: Array,
+        query: ArrayT,
+        key: ArrayT,
+        value: ArrayT,
         *,
         scale: float | Array | None = None,
         key_mask: Array | None = None,
         normalise_output: bool = False,
-    ) -> tuple[Array, Decoder]:
+    ) -> tuple[ArrayT, Decoder]:
         """Attend to all tokens up to and including these, and remember them.
 
         Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from taylorshift_core._attention import evaluation_of, results_of, state_of
 from taylorshift_core._checks import is_array
@@ -13,31 +13,13 @@ from taylorshift_core.errors import BackendError, DTypeError, OptionError, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Unpack
+    from typing import Literal, Unpack
 
     from taylorshift_core._evaluation import Evaluation, Operands
-    from taylorshift_core._plan import Plan
+    from taylorshift_core._signature import AllOptions, ArrayT, Options
 
 Array = Any
 _COTANGENTS = ("cotangent", "cotangent of the state")
-
-
-class Options(TypedDict, total=False):
-    """The keywords of `attention`."""
-
-    form: str
-    scale: float | Array | None
-    normalise: bool
-    coefficients: Sequence[float]
-    key_mask: Array | None
-    normalise_output: bool
-    is_causal: bool
-    block_causal: int | None
-    prefix_length: int
-    attn_mask: Array | None
-    state: State | None
-    return_state: bool
-    plan: Plan | None
 
 
 class Gradients(NamedTuple):
@@ -59,9 +41,26 @@ class Gradients(NamedTuple):
     state: State | None = None
 
 
+@overload
+def attention_vjp(
+    query: ArrayT,
+    key: ArrayT,
+    value: ArrayT,
+    *,
+    return_state: Literal[False] = False,
+    **options: Unpack[Options],
+) -> tuple[ArrayT, Callable[[ArrayT], Gradients]]: ...
+
+
+@overload
+def attention_vjp(
+    query: ArrayT, key: ArrayT, value: ArrayT, *, return_state: bool, **options: Unpack[Options]
+) -> tuple[Any, Callable[[Any], Gradients]]: ...
+
+
 @takes_dlpack
 def attention_vjp(
-    query: Array, key: Array, value: Array, **options: Unpack[Options]
+    query: Array, key: Array, value: Array, **options: Unpack[AllOptions]
 ) -> tuple[Any, Callable[[Any], Gradients]]:
     """Return the attention, and the function that pulls gradients back through it.
 
@@ -123,8 +122,24 @@ def attention_vjp(
     return results_of(evaluation, results), pullback
 
 
+@overload
+def attention_jvp(
+    primals: Sequence[ArrayT],
+    tangents: Sequence[Any],
+    *,
+    return_state: Literal[False] = False,
+    **options: Unpack[Options],
+) -> tuple[ArrayT, ArrayT]: ...
+
+
+@overload
+def attention_jvp(
+    primals: Sequence[ArrayT], tangents: Sequence[Any], *, return_state: bool, **options: Unpack[Options]
+) -> tuple[Any, Any]: ...
+
+
 @takes_dlpack
-def attention_jvp(primals: Sequence[Array], tangents: Sequence[Any], **options: Unpack[Options]) -> tuple[Any, Any]:
+def attention_jvp(primals: Sequence[Array], tangents: Sequence[Any], **options: Unpack[AllOptions]) -> tuple[Any, Any]:
     """Return the attention, and by how much it changes as its arguments move.
 
     Parameters

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 from math import prod
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from taylorshift_core._attention import attention
 from taylorshift_core._call import TAYLOR, check_call
@@ -21,12 +21,50 @@ from taylorshift_core.loops import join
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal, Unpack
 
     from taylorshift_core._call import Call
+    from taylorshift_core._signature import ArrayT, PackedOptions
     from taylorshift_core._state import State
 
 Array = Any
 _ENTRIES_AT_ONCE = 1 << 16  # tokens of all heads: enough to make calls rare, and little memory
+
+
+@overload
+def attention_packed(
+    query: ArrayT,
+    key: ArrayT,
+    value: ArrayT,
+    *,
+    cu_seqlens_q: Sequence[int] | Array,
+    return_state: Literal[False] = False,
+    **options: Unpack[PackedOptions],
+) -> ArrayT: ...
+
+
+@overload
+def attention_packed(
+    query: ArrayT,
+    key: ArrayT,
+    value: ArrayT,
+    *,
+    cu_seqlens_q: Sequence[int] | Array,
+    return_state: Literal[True],
+    **options: Unpack[PackedOptions],
+) -> tuple[ArrayT, State]: ...
+
+
+@overload
+def attention_packed(
+    query: ArrayT,
+    key: ArrayT,
+    value: ArrayT,
+    *,
+    cu_seqlens_q: Sequence[int] | Array,
+    return_state: bool,
+    **options: Unpack[PackedOptions],
+) -> ArrayT | tuple[ArrayT, State]: ...
 
 
 @entry

@@ -12,13 +12,15 @@ from taylorshift_core.loops import join
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from taylorshift_core._signature import ArrayT
+
 Array = Any
 
 
 def attention_packed_vjp(
-    query: Array,
-    key: Array,
-    value: Array,
+    query: ArrayT,
+    key: ArrayT,
+    value: ArrayT,
     *,
     cu_seqlens_q: Sequence[int] | Array,
     cu_seqlens_k: Sequence[int] | Array | None = None,
@@ -31,7 +33,7 @@ def attention_packed_vjp(
     is_causal: bool = False,
     block_causal: int | None = None,
     prefix_length: int = 0,
-) -> tuple[Array, Callable[[Array], Gradients]]:
+) -> tuple[ArrayT, Callable[[ArrayT], Gradients]]:
     """Return the attention of packed sequences, and the function that pulls gradients back through it.
 
     Parameters

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from taylorshift_core._backend import Backend
+    from taylorshift_core._signature import ArrayT
 
 Array = Any
 
@@ -199,7 +200,7 @@ class State:
 
     @entry
     @takes_dlpack
-    def read(self, query: Array, *, scale: float | Array | None = None) -> Array:
+    def read(self, query: ArrayT, *, scale: float | Array | None = None) -> ArrayT:
         """Return the sums of [value, 1] over the keys in this state, weighted for each query.
 
         Parameters
@@ -232,11 +233,12 @@ class State:
             whole = (*readable, _prepare.group_scale(call, scale))
             tiled = (_prepare.group_query(xp, query, call.problem),)
             (sums,) = run.backend.map_tiles(run, _read, tiled, whole, run.plan.query_tile)
-            return _prepare.ungroup(xp, sums, call.problem)
+            read: ArrayT = _prepare.ungroup(xp, sums, call.problem)
+            return read
 
     @entry
     @takes_dlpack
-    def attend(self, query: Array, *, scale: float | Array | None = None, normalise_output: bool = False) -> Array:
+    def attend(self, query: ArrayT, *, scale: float | Array | None = None, normalise_output: bool = False) -> ArrayT:
         """Return the attention of `query` over the keys in this state.
 
         Parameters
@@ -256,9 +258,9 @@ class State:
         run = Run(call.backend, call.plan("efficient"), self.weighting, normalise_output)
         with call.backend.scope(query):
             queries, sums = _prepare.group_query(xp, query, call.problem), _prepare.group_key(xp, self._cleared().sums)
-            return _prepare.ungroup(
-                xp, _efficient.attend(run, queries, sums, _prepare.group_scale(call, scale)), call.problem
-            )
+            grouped = _efficient.attend(run, queries, sums, _prepare.group_scale(call, scale))
+            output: ArrayT = _prepare.ungroup(xp, grouped, call.problem)
+            return output
 
     def _check(self, query: Array, scale: float | Array | None) -> Call:
         _checks.check_scale_number(scale)

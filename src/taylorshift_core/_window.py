@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from taylorshift_core._backend import Backend
     from taylorshift_core._call import Call
+    from taylorshift_core._signature import ArrayT
     from taylorshift_core._stream import Tokens
 
 Array = Any
@@ -87,14 +88,14 @@ class SlidingWindow:
     @takes_dlpack
     def step(
         self,
-        query: Array,
-        key: Array,
-        value: Array,
+        query: ArrayT,
+        key: ArrayT,
+        value: ArrayT,
         *,
         scale: float | Array | None = None,
         key_mask: Array | None = None,
         normalise_output: bool = False,
-    ) -> tuple[Array, SlidingWindow]:
+    ) -> tuple[ArrayT, SlidingWindow]:
         """Attend to the window that ends with each token, and remember the tokens.
 
         Parameters

@@ -1,13 +1,15 @@
 """The command line: ``taylorshift`` alone is the demonstration.
 
-A command is one module of this package that offers ``add_parser(commands)`` and ``run(arguments) -> int``; its name
-stands in `COMMANDS`, with an underscore before it as its file.
+A command is one module of this package that offers ``add_parser(commands)``, ``run(arguments) -> Answer`` and
+``EXAMPLES``, pairs of a command line and what it is good for; its name stands in `COMMANDS`, with an underscore before
+it as its file.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from taylorshift_core.errors import TaylorShiftError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "attend", "crossover", "calibrate", "report", "info")
+COMMANDS = ("demo", "attend", "explain", "bench", "crossover", "calibrate", "report", "info")
 WRONG_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141  # the last two as a shell reports SIGINT and SIGPIPE
 
 __all__ = ["COMMANDS", "main"]
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         of the output went away.
     """
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -48,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CommandError, TaylorShiftError, OSError, MemoryError) as error:
         sys.stderr.write(f"taylorshift: {_in_one_line(error)}\n")
         return WRONG_INPUT
-    return code
+    return 0
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str]) -> None:
     try:
         parser = import_module("taylorshift_core.cli._parser")
         commands = {name: import_module(f"taylorshift_core.cli._{name}") for name in COMMANDS}
@@ -61,7 +63,9 @@ def _run(words: list[str]) -> int:
         msg = 'the command line needs rich; install it with: pip install "taylorshift-core[cli]"'
         raise CommandError(msg) from error
     arguments = parser.build(commands).parse_args(parser.with_command(words))
-    return int(arguments.run(arguments))
+    with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
+        answer = arguments.run(arguments)
+    answer.write(as_json=arguments.json)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -9,18 +9,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taylorshift_core import explain
+from taylorshift_core.cli._answer import Answer
 from taylorshift_core.cli._console import progress, say
 from taylorshift_core.cli._errors import CommandError
 from taylorshift_core.cli._inputs import Inputs, read_inputs
 from taylorshift_core.cli._output import check_output, npy_writer
 from taylorshift_core.cli._parser import Parser, positive
+from taylorshift_core.cli._plans import facts_of, stand_in
 from taylorshift_core.cli._tiles import attend_tiles, batch_shape, tile_length, total_tokens
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from taylorshift_core import Plan
 
+EXAMPLES = (
+    ("taylorshift attend query.npy key.npy value.npy -o output.npy", "three arrays, perhaps longer than memory"),
+    ("taylorshift attend arrays.npz -o output.npy --force --tile 1000", "one file, read 1000 tokens at a time"),
+    ("taylorshift attend arrays.npz -o sums.npy --checkpoint sums.part", "started again after a stop, it goes on"),
+)
 _ABOUT = """Compute attention from files and write it to an .npy file, a tile at a time.
 
 The input is one .npz or .safetensors file with arrays named query, key, value and perhaps key_mask, or three .npy
@@ -55,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Answer:
     """Attend, and say what was written."""
     check_output(arguments.output, (".npy",), force=arguments.force)
     inputs = read_inputs(arguments.inputs, arguments.key_mask)
@@ -78,16 +86,18 @@ def run(arguments: argparse.Namespace) -> int:
         tile = arguments.tile or tile_length(inputs)
         advance = partial(bar.advance, task)
         attend_tiles(inputs, writer, plan.form, tile, advance, arguments.checkpoint, **options)
-    say(f"{arguments.output}: {dtype} {shape}, {plan.form} form: {plan.reason}")
-    return 0
+    written = {"output": str(arguments.output), "dtype": str(dtype), "shape": list(shape)}
+    return Answer(written | {"plan": facts_of(plan)}, _show)
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    plan, shape = facts["plan"], tuple(facts["shape"])
+    say(f"{facts['output']}: {facts['dtype']} {shape}, {plan['form']} form: {plan['reason']}")
 
 
 def _plan(inputs: Inputs, form: str, options: dict[str, Any]) -> Plan:
     """Check everything before any work: arrays of the same shapes and dtypes, without contents, stand in for the files."""
-    stand_ins = [
-        np.broadcast_to(np.zeros((), a.dtype.newbyteorder("=")), a.shape)
-        for a in (inputs.query, inputs.key, inputs.value)
-    ]
-    mask = inputs.key_mask
-    mask = None if mask is None else np.broadcast_to(np.zeros((), mask.dtype), mask.shape)
+    arrays = (inputs.query, inputs.key, inputs.value)
+    stand_ins = [stand_in(array.shape, array.dtype.newbyteorder("=")) for array in arrays]
+    mask = None if inputs.key_mask is None else stand_in(inputs.key_mask.shape, inputs.key_mask.dtype)
     return explain(*stand_ins, form=form, key_mask=mask, **options)

@@ -13,23 +13,29 @@ import numpy as np
 
 from taylorshift_core import _calibration, explain
 from taylorshift_core._plan import forget_prices
-from taylorshift_core.cli._backends import find_backends
+from taylorshift_core.cli._answer import Answer
+from taylorshift_core.cli._backends import find_backends, has_dtype
 from taylorshift_core.cli._console import progress, say, show_table
 from taylorshift_core.cli._errors import CommandError
 from taylorshift_core.cli._format import UNKNOWN
 from taylorshift_core.cli._output import replacing
 from taylorshift_core.cli._parser import Parser, positive
-from taylorshift_core.cli._speeds import CASES, Speeds, has_dtype, measure_speeds
+from taylorshift_core.cli._speeds import CASES, Speeds, measure_speeds
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from taylorshift_core import Backend
     from taylorshift_core._calibration import Table
 
 DTYPES = ("float32", "float64")
 _HEAD_DIMS = (16, 32, 64)
+EXAMPLES = (
+    ("taylorshift calibrate", "every backend installed, in about 45 seconds"),
+    ("taylorshift calibrate --backend numpy --seconds 120", "one backend alone, with more time"),
+    ("taylorshift calibrate --output prices.json --json", "into a file to look at; what is used stays as it is"),
+)
 _ABOUT = """Measure both forms on the backends installed, and keep their speeds for this machine, where form="auto" finds
 them. Without it, speeds measured on another machine decide.
 
@@ -56,8 +62,8 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, keep the prices, and print what changed."""
+def run(arguments: argparse.Namespace) -> Answer:
+    """Measure, and keep the prices."""
     path = arguments.output or _calibration.cache_file()
     if path is None:
         msg = (
@@ -75,15 +81,41 @@ def run(arguments: argparse.Namespace) -> int:
     }
     write_prices(path, table)
     forget_prices()
-    rows = [
-        (*_name(*pair).split(), *_outcome(speeds), *map(" → ".join, zip(old, _crossovers(*pair), strict=True)))
-        for pair, speeds, old in zip(pairs, measured, before, strict=True)
-    ]
+    facts = {
+        "measured": [
+            {
+                "backend": backend.name,
+                "dtype": dtype,
+                "problems": speeds.count,
+                "relative_deviation": _deviation(speeds),
+            }
+            | {"crossovers": _changes(old, _crossovers(backend, dtype))}
+            for (backend, dtype), speeds, old in zip(pairs, measured, before, strict=True)
+        ],
+        "file": str(path),
+        "used": path == _calibration.cache_file(),
+    }
+    return Answer(facts, _show)
+
+
+def _show(facts: Mapping[str, Any]) -> None:
     columns = ("backend", "dtype", "problems", "deviation", *(f"crossover, head_dim {d}" for d in _HEAD_DIMS))
-    show_table("Speeds measured", columns, rows, left=2)
+    show_table("Speeds measured", columns, [_row(**each) for each in facts["measured"]], left=2)
     say("Deviation: of predicted from measured times, typically. Crossover: tokens of one head, before and now.")
-    say(f"Kept in {path}" + ("" if path == _calibration.cache_file() else ", which is not where they are looked up"))
-    return 0
+    say(f"Kept in {facts['file']}" + ("" if facts["used"] else ", which is not where they are looked up"))
+
+
+def _row(
+    backend: str,
+    dtype: str,
+    problems: int,
+    relative_deviation: float | None,
+    crossovers: Sequence[Mapping[str, int | None]],
+) -> tuple[str, ...]:
+    changes = (f"{each['before_tokens'] or UNKNOWN} → {each['now_tokens'] or UNKNOWN}" for each in crossovers)
+    if relative_deviation is None:
+        return backend, dtype, f"{problems}, too few", UNKNOWN, *changes
+    return backend, dtype, str(problems), f"{100 * relative_deviation:.0f} %", *changes
 
 
 def write_prices(path: Path, table: Table) -> None:
@@ -122,7 +154,7 @@ def _measure(pairs: Sequence[tuple[Backend, str]], seconds: float, repeats: int)
     with progress(steady=True) as bar:
         task = bar.add_task("measuring", total=len(pairs) * len(CASES))
         for i, (backend, dtype) in enumerate(pairs):
-            bar.update(task, description=_name(backend, dtype))
+            bar.update(task, description=f"{backend.name} {dtype}")
             now = time.perf_counter()
             until = now + (end - now) / (len(pairs) - i)
             advance = lambda: bar.update(task, advance=1, refresh=True)  # noqa: E731
@@ -130,18 +162,16 @@ def _measure(pairs: Sequence[tuple[Backend, str]], seconds: float, repeats: int)
     return measured
 
 
-def _name(backend: Backend, dtype: str) -> str:
-    return f"{backend.name} {dtype}"
+def _crossovers(backend: Backend, dtype: str) -> list[int | None]:
+    return [explain(*[backend.from_numpy(np.zeros((1, 64, d), dtype))] * 3).crossover for d in _HEAD_DIMS]
 
 
-def _crossovers(backend: Backend, dtype: str) -> list[str]:
-    plans = [explain(*[backend.from_numpy(np.zeros((1, 64, d), dtype))] * 3) for d in _HEAD_DIMS]
-    return [UNKNOWN if plan.crossover is None else str(plan.crossover) for plan in plans]
+def _changes(before: Sequence[int | None], now: Sequence[int | None]) -> list[dict[str, int | None]]:
+    triples = zip(_HEAD_DIMS, before, now, strict=True)
+    return [{"head_dim": d, "before_tokens": old, "now_tokens": new} for d, old, new in triples]
 
 
-def _outcome(speeds: Speeds) -> tuple[str, str]:
-    """Return how many problems were measured, and how well the prices that follow predict them."""
+def _deviation(speeds: Speeds) -> float | None:
+    """Return how well the prices that follow predict what was measured; None where it was too little for any."""
     prices = speeds.prices()
-    if prices is None:
-        return f"{speeds.count}, too few", UNKNOWN
-    return str(speeds.count), f"{100 * speeds.deviation(prices):.0f} %"
+    return None if prices is None else speeds.deviation(prices)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import crossover_length, crossover_memory
+from taylorshift_core.cli._answer import Answer
 from taylorshift_core.cli._console import say, show_table
 from taylorshift_core.cli._parser import Parser, positive
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
+EXAMPLES = (
+    ("taylorshift crossover", "for the usual sizes of a head"),
+    ("taylorshift crossover --head-dim 48 --value-dim 96", "for one size, with longer values"),
+)
 _HEAD_DIMS = (8, 16, 32, 64, 128)
 _ABOUT = """Print the first lengths at which the efficient form takes fewer operations (N0) and holds fewer entries (N1)
 than the direct form, with the features of the paper (all head_dim**2 products) and with the symmetric ones of this
@@ -27,22 +33,26 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the table."""
+def run(arguments: argparse.Namespace) -> Answer:
+    """Compute the lengths."""
+    rows = [_row(head_dim, arguments.value_dim or head_dim) for head_dim in arguments.head_dim or _HEAD_DIMS]
+    return Answer({"crossovers": rows}, _show)
+
+
+def _show(facts: Mapping[str, Any]) -> None:
     show_table(
         "Lengths in tokens from which the efficient form wins",
         ("head_dim", "value_dim", "N0 published", "N1 published", "N0 symmetric", "N1 symmetric"),
-        [_row(head_dim, arguments.value_dim) for head_dim in arguments.head_dim or _HEAD_DIMS],
+        [[str(number) for number in row.values()] for row in facts["crossovers"]],
         left=0,
     )
     say("N0: fewer operations. N1: fewer entries in memory, every feature stored.")
-    return 0
 
 
-def _row(head_dim: int, value_dim: int | None) -> list[str]:
-    lengths = [
-        count(head_dim, value_dim=value_dim, features=features)
+def _row(head_dim: int, value_dim: int) -> dict[str, int]:
+    lengths = {
+        f"{fewer}_{features}_tokens": count(head_dim, value_dim=value_dim, features=features)
         for features in ("published", "symmetric")
-        for count in (crossover_length, crossover_memory)
-    ]
-    return [str(number) for number in (head_dim, value_dim or head_dim, *lengths)]
+        for fewer, count in (("fewer_operations", crossover_length), ("fewer_entries", crossover_memory))
+    }
+    return {"head_dim": head_dim, "value_dim": value_dim} | lengths

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import crossover_length, explain
 from taylorshift_core.cli import _picture
-from taylorshift_core.cli._backends import find_backends
+from taylorshift_core.cli._answer import Answer
+from taylorshift_core.cli._backends import absences, find_backends, say_absent
 from taylorshift_core.cli._console import progress, say, show_table
 from taylorshift_core.cli._format import duration, memory
-from taylorshift_core.cli._measure import FORMS, Measurement, measure
+from taylorshift_core.cli._measure import FORMS, measure
 from taylorshift_core.cli._output import check_output
 from taylorshift_core.cli._parser import Parser, at_least, positive
+from taylorshift_core.cli._plans import facts_of, say_choices
 from taylorshift_core.cli._reference import definition
-from taylorshift_core.cli._text import Text, project, read_text
+from taylorshift_core.cli._text import project, read_text
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-
-    from taylorshift_core import Backend
-
-    Array = np.ndarray[Any, Any]
-
+EXAMPLES = (
+    ("taylorshift --tokens 1000 --backend numpy", "the first 1000 bytes, on one backend"),
+    ("taylorshift demo --tokens 500 --heads 2 --head-dim 16 --backend numpy --json", "other sizes, for programs"),
+    ("taylorshift --tokens 500 --backend numpy --save-plot picture.png", "with a picture of what attends to what"),
+)
 _ABOUT = """Attend to a real text in both forms on every backend installed, and print what that takes.
 
 Each byte of the text is a token: a random vector of heads * head_dim entries, to which sines and cosines of its
@@ -58,8 +60,8 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, and draw the picture."""
+def run(arguments: argparse.Namespace) -> Answer:
+    """Measure, and draw the picture."""
     if arguments.save_plot is not None:
         check_output(arguments.save_plot, _picture.SUFFIXES, force=arguments.force)
         _picture.check_matplotlib("--save-plot")
@@ -71,53 +73,64 @@ def run(arguments: argparse.Namespace) -> int:
     with progress(steady=True) as bar:
         n_steps = arguments.heads + len(backends) * len(FORMS) * (repeats + 1) + n_drawn
         task = bar.add_task("measuring", total=n_steps)
-
-        def advance() -> None:
-            bar.update(task, advance=1, refresh=True)
-
+        advance = partial(bar.update, task, advance=1, refresh=True)
         reference = definition(*arrays, advance)
         measured = [measure(each, arrays, form, reference, repeats, advance) for each in backends for form in FORMS]
         times = _picture.measure_times(arrays, backends[0], repeats, advance) if drawn else None
-    _print(text, arrays, backends, measured, absent)
     if times is not None:
         _picture.save(arguments.save_plot, text, arrays, times)
-        say(f"Picture: {arguments.save_plot}")
-    return 0
-
-
-def _print(
-    text: Text,
-    arrays: Sequence[Array],
-    backends: Sequence[Backend],
-    measured: Sequence[Measurement],
-    absent: Mapping[str, str],
-) -> None:
-    heads, length, head_dim = arrays[0].shape
     plans = {backend.name: explain(*map(backend.from_numpy, arrays)) for backend in backends}
+    facts = {
+        "text": text.source,
+        "tokens": len(text.content),
+        "heads": arguments.heads,
+        "head_dim": arguments.head_dim,
+        "dtype": "float32",
+        "crossover_tokens": crossover_length(arguments.head_dim),
+        "measurements": [
+            each.facts | {"relative_error": each.error, "chosen": plans[each.backend].form == each.form}
+            for each in measured
+        ],
+        "auto_plans": [facts_of(plan) for plan in plans.values()],
+        "absent": absences(absent),
+        "picture": None if times is None else str(arguments.save_plot),
+    }
+    return Answer(facts, _show)
+
+
+def _show(facts: Mapping[str, Any]) -> None:
     show_table(
-        f"{length} bytes of {text.source}: {heads} heads, head_dim {head_dim}, float32",
+        "{tokens} bytes of {text}: {heads} heads, head_dim {head_dim}, {dtype}".format_map(facts),
         ("backend", "form", "chosen", "time (median)", "range", "peak temporary memory", "largest error"),
-        [_row(each, chosen=plans[each.backend].form == each.form) for each in measured],
+        [_row(**each) for each in facts["measurements"]],
         left=3,
     )
     say("Memory is beyond input and output; errors are relative to the largest output of the definition in float64.")
-    for choice in dict.fromkeys((plan.form, plan.reason) for plan in plans.values()):
-        where = ", ".join(name for name, plan in plans.items() if (plan.form, plan.reason) == choice)
-        say(f'On {where} form="auto" takes the {choice[0]} form: {choice[1]}.')
-    say(f"At head_dim {head_dim} the efficient form takes fewer operations from {crossover_length(head_dim)} tokens.")
-    if absent:
-        groups = {reason: [name for name in absent if absent[name] == reason] for reason in absent.values()}
-        names = ", ".join(f"{', '.join(group)} ({reason})" for reason, group in groups.items())
-        say(f"Not measured: {names}. `taylorshift info` says what to install.")
+    say_choices(facts["auto_plans"])
+    say(
+        f"At head_dim {facts['head_dim']} the efficient form takes fewer operations from {facts['crossover_tokens']} tokens."
+    )
+    say_absent(facts["absent"])
+    if facts["picture"] is not None:
+        say(f"Picture: {facts['picture']}")
 
 
-def _row(measured: Measurement, *, chosen: bool) -> tuple[str, ...]:
+def _row(
+    backend: str,
+    form: str,
+    *,
+    chosen: bool,
+    runs_seconds: Sequence[float],
+    median_seconds: float,
+    temporary_bytes: int | None,
+    relative_error: float,
+) -> tuple[str, ...]:
     return (
-        measured.backend,
-        measured.form,
+        backend,
+        form,
         "yes" if chosen else "no",
-        duration(measured.median),
-        duration(min(measured.seconds), max(measured.seconds)),
-        memory(measured.temporary),
-        f"{measured.error:.1e}",
+        duration(median_seconds),
+        duration(min(runs_seconds), max(runs_seconds)),
+        memory(temporary_bytes),
+        f"{relative_error:.1e}",
     )

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import taylorshift_core
 from taylorshift_core import MissingLibraryError, backend_names, load_backend
+from taylorshift_core.cli._answer import Answer
 from taylorshift_core.cli._console import say, show_table
 from taylorshift_core.cli._format import UNKNOWN
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from taylorshift_core.cli._parser import Parser
+
+
+EXAMPLES = (
+    ("taylorshift info", "what is here, and what to install for the rest"),
+    ("taylorshift info --json", "the same for programs, and to attach to a question"),
+)
 
 
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
@@ -24,24 +31,45 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return commands.add_parser("info", help="backends, versions, devices, what to install", description=about)
 
 
-def run(_arguments: argparse.Namespace) -> int:
-    """Print the table."""
-    python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    title = f"taylorshift-core {taylorshift_core.__version__}, {python}"
-    columns = ("backend", "version", "devices", "to install")
+def run(_arguments: argparse.Namespace) -> Answer:
+    """Look which backends are here."""
     distributions = metadata.packages_distributions()
-    rows = [_row(name, distributions.get(name, ())) for name in backend_names()]
-    show_table(title, columns, rows, left=len(columns))
+    facts = {
+        "version": taylorshift_core.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "backends": [_found(name, distributions.get(name, ())) for name in backend_names()],
+    }
+    return Answer(facts, _show)
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    python = f"Python {facts['python']} on {facts['system']} {facts['processor']}"
+    columns = ("backend", "version", "devices", "to install")
+    rows = [_row(**backend) for backend in facts["backends"]]
+    show_table(f"taylorshift-core {facts['version']}, {python}", columns, rows, left=len(columns))
     say("Arrays of any other library that follows the Python array API work too, through what the standard offers.")
-    return 0
 
 
-def _row(name: str, distributions: Sequence[str]) -> tuple[str, str, str, str]:
+def _found(name: str, distributions: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "backend": name,
+        "version": None,
+        "devices": [],
+        "install": f'pip install "taylorshift-core[{name}]"',
+    }
     try:
         backend = load_backend(name)
     except MissingLibraryError:
-        return name, "not installed", UNKNOWN, f'pip install "taylorshift-core[{name}]"'
-    return name, _version(distributions), ", ".join(map(str, backend.devices())) or "none found", UNKNOWN
+        return found
+    return found | {"version": _version(distributions), "devices": list(map(str, backend.devices())), "install": None}
+
+
+def _row(backend: str, version: str | None, devices: Sequence[str], install: str | None) -> tuple[str, str, str, str]:
+    if version is None:
+        return backend, "not installed", UNKNOWN, install or UNKNOWN
+    return backend, version, ", ".join(devices) or "none found", UNKNOWN
 
 
 def _version(distributions: Sequence[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._calibration import cache_file
+from taylorshift_core.cli._answer import Answer
 from taylorshift_core.cli._backends import find_backends
 from taylorshift_core.cli._console import progress, say
 from taylorshift_core.cli._errors import CommandError
@@ -19,20 +21,22 @@ from taylorshift_core.cli.figures.effort import FULL, QUICK
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from taylorshift_core.cli.figures.bench import Bench
     from taylorshift_core.cli.figures.effort import Effort
+    from taylorshift_core.cli.figures.figure import Measured
 
+EXAMPLES = (
+    ("taylorshift report --quick", "a first look, opened in the browser"),
+    ("taylorshift report --only weight --only maps", "some of the figures"),
+    ("taylorshift report --quick --output report.html --no-open", "a file to send to somebody"),
+)
 _ABOUT = """Measure the figures of the paper on this machine, and write them as one HTML file that needs no other.
 
 The weight function, attention maps, crossovers counted and measured, time and memory against length, heads, rounding
 errors, sizes of intermediate results, the roofline, decoding, every library installed, and training. It takes less than five minutes,
-with --quick less than one; what does not fit into --seconds is left out, and the figure says so.
-
-  taylorshift report --quick              a first look, opened in the browser
-  taylorshift report --only crossover     one figure
-  taylorshift report --output report.html --no-open"""
+with --quick less than one; what does not fit into --seconds is left out, and the figure says so."""
 
 
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
@@ -51,15 +55,23 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> Answer:
     """Measure, write the page, and open it."""
     path = _output(arguments)
     check_matplotlib("the report")
-    _write(path, arguments.only or NAMES, _effort(arguments), quick=arguments.quick)
-    say(f"Report: {path}")
-    if not arguments.no_open and not webbrowser.open(path.resolve().as_uri()):
-        say("No browser was found to open it in.")
-    return 0
+    found = _write(path, arguments.only or NAMES, _effort(arguments), quick=arguments.quick)
+    opened = not arguments.no_open and webbrowser.open(path.resolve().as_uri())
+    if not arguments.no_open and not opened:
+        sys.stderr.write("taylorshift: no browser was found to open the report in\n")
+    figures = [
+        {"figure": each.figure.name, "finding": each.finding, "measured": each.done, "planned": each.planned}
+        for each in found
+    ]
+    return Answer({"report": str(path), "opened": opened, "figures": figures}, _show)
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    say(f"Report: {facts['report']}")
 
 
 def _output(arguments: argparse.Namespace) -> Path:
@@ -93,7 +105,7 @@ def _bench(effort: Effort, names: Sequence[str]) -> Bench:
     return Bench(effort, contestants, [*everyone, contestants[-1]])
 
 
-def _write(path: Path, names: Sequence[str], effort: Effort, *, quick: bool) -> None:
+def _write(path: Path, names: Sequence[str], effort: Effort, *, quick: bool) -> list[Measured]:
     from taylorshift_core.cli.figures import all_figures
     from taylorshift_core.cli.figures.page import page
     from taylorshift_core.cli.figures.survey import count_units, survey
@@ -112,3 +124,4 @@ def _write(path: Path, names: Sequence[str], effort: Effort, *, quick: bool) -> 
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8")
         advance("drawn")
+    return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from taylorshift_core import explain
 from taylorshift_core.cli._fit import FEWEST, fit_prices
-from taylorshift_core.cli._measure import FORMS, runner, time_runs
+from taylorshift_core.cli._measure import FORMS, draw, runner, time_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,16 +37,14 @@ class Case:
 
     def draw(self, dtype: str) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
         """Return query, key and value in NumPy, and the options."""
-        rng = np.random.default_rng(0)
         keys, kv_heads = self.key_length or self.length, self.kv_heads or self.heads
         shapes = (
             (self.heads, self.length, self.head_dim),
             (kv_heads, keys, self.head_dim),
             (kv_heads, keys, self.value_dim or self.head_dim),
         )
-        query, key, value = (rng.standard_normal(shape, np.dtype(dtype)) for shape in shapes)
         options: dict[str, Any] = {"is_causal": self.is_causal} if self.is_causal else {}
-        return (query, key, value), options | ({"key_mask": np.arange(keys) % 7 > 0} if self.masked else {})
+        return draw(shapes, dtype), options | ({"key_mask": np.arange(keys) % 7 > 0} if self.masked else {})
 
 
 # Most lie near a crossover, where the choice is close. The first few hold every kind of work, and any first part
@@ -120,15 +118,6 @@ def measure_speeds(
                 speeds.pairs[form].append((plans[form].work, seconds[form]))
         advance()
     return speeds
-
-
-def has_dtype(backend: Backend, dtype: str) -> bool:
-    """Tell whether arrays of a backend come out in a dtype, as they do not in float64 on some devices."""
-    try:
-        array = backend.from_numpy(np.zeros(1, dtype))
-        return bool(array.dtype == getattr(backend.namespace, dtype))
-    except (AttributeError, TypeError, ValueError, RuntimeError):
-        return False
 
 
 def _both_forms(backend: Backend, dtype: str, case: Case, repeats: int) -> tuple[dict[str, Plan], dict[str, float]]:
