@@ -416,6 +416,9 @@ def test_the_time_is_shared_and_what_is_left_out_is_spread(monkeypatch: pytest.M
     assert [row["number"] for row in found[1].rows] == [0, 2]
     assert [(each.done, each.planned) for each in found] == [(4, 8), (2, 4)]
     assert len(advances) == survey.count_units(figures, by) == 12
+    untimed = [replace(figures[0], timed=True), replace(figures[1], timed=False)]
+    assert [each.done for each in survey.survey(untimed, by, advances.append)] == [4, 2]
+    assert advances[12:] == ["short"] * 4 + ["long"] * 8
     late = survey.survey(figures, replace(by, effort=replace(TINY, seconds=0)), advances.append)
     assert [each.done for each in late] == [1, 1]
 

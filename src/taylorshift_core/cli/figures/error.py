@@ -101,4 +101,5 @@ FIGURE = Figure(
     _units,
     _finding,
     _draw,
+    timed=False,
 )

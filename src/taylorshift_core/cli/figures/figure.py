@@ -36,6 +36,8 @@ class Figure:
         The title: what the rows say, in one sentence. It claims nothing that they do not show.
     draw
         Draws the rows on the axes.
+    timed
+        Whether it takes time to measure; figures that do not are measured first, so that they are always whole.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Figure:
     units: Callable[[Bench], list[Unit]]
     finding: Callable[[Sequence[Row]], str]
     draw: Callable[[Sequence[Row], Sequence[Axes], Theme], None]
+    timed: bool = True
 
 
 @dataclass(frozen=True)

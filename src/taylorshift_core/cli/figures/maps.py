@@ -140,4 +140,5 @@ FIGURE = Figure(
     _units,
     _finding,
     _draw,
+    timed=False,
 )

@@ -31,11 +31,12 @@ def survey(figures: Sequence[Figure], bench: Bench, advance: Callable[[str], Non
     advance
         Called with the name of the figure after each unit, measured or left out.
     """
-    units = [figure.units(bench) for figure in figures]
+    order = sorted(figures, key=lambda figure: figure.timed)
+    units = [figure.units(bench) for figure in order]
     about = machine()
     end = time.perf_counter() + bench.effort.seconds
-    found = []
-    for i, (figure, planned) in enumerate(zip(figures, units, strict=True)):
+    found = {}
+    for i, (figure, planned) in enumerate(zip(order, units, strict=True)):
         now = time.perf_counter()
         until = now + (end - now) * len(planned) / sum(map(len, units[i:]))
         parts: dict[int, Sequence[Row]] = {}
@@ -44,8 +45,8 @@ def survey(figures: Sequence[Figure], bench: Bench, advance: Callable[[str], Non
                 parts[number] = planned[number]()
             advance(figure.name)
         rows = [row for number in sorted(parts) for row in parts[number]]
-        found.append(Measured(figure, rows, len(parts), len(planned), about, time.strftime("%Y-%m-%d")))
-    return found
+        found[figure.name] = Measured(figure, rows, len(parts), len(planned), about, time.strftime("%Y-%m-%d"))
+    return [found[figure.name] for figure in figures]
 
 
 def spread(number: int) -> float:

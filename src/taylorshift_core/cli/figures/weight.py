@@ -74,4 +74,5 @@ FIGURE = Figure(
     _units,
     _finding,
     _draw,
+    timed=False,
 )
