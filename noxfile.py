@@ -43,6 +43,13 @@ def other_folders(own: set[str]) -> list[str]:
     return [f"--ignore={folder}" for folder in folders]
 
 
+def examples(backend: str) -> list[str]:
+    """Return the pages whose examples a session runs: docs/NAME.md that of a backend, all others that of numpy."""
+    pages = {page: page.stem if page.stem in BACKENDS else "numpy" for page in sorted(Path("docs").rglob("*.md"))}
+    readme = ["README.md"] if backend == "numpy" else []
+    return readme + [str(page) for page, session in pages.items() if session == backend]
+
+
 def cuda_devices() -> int:
     """Return the number of CUDA devices that the driver of this machine knows; 0 where there is no driver."""
     count = ctypes.c_int(0)
@@ -72,10 +79,14 @@ def tests(session: nox.Session, backend: str) -> None:
     # tests/backend/NAME is for that backend alone; generic, for libraries without an adapter, goes with the referee.
     own = {backend, "generic"} if backend == "array_api_strict" else {backend}
     session.run("pytest", *chosen, *other_folders(own), *session.posargs)
-    if whole and not session.posargs:
-        documents = ["README.md", *map(str, sorted(Path("docs").rglob("*.md")))]
-        doctests = ["--doctest-modules", "--doctest-glob=*.md", *documents]
-        session.run("pytest", *doctests, "--pyargs", "taylorshift_core", "taylorshift_backends.numpy")
+    if session.posargs:
+        return
+    pages = examples(backend)
+    if whole:
+        modules = ["--pyargs", "taylorshift_core", "taylorshift_backends.numpy"]
+        session.run("pytest", "--doctest-modules", "--doctest-glob=*.md", *pages, *modules)
+    elif pages:
+        session.run("pytest", "--doctest-glob=*.md", *pages)
 
 
 @nox.session(name="tests-gpu")
@@ -153,6 +164,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; a warning is an error."""
+    """Draw the figures and build the documentation; a warning is an error."""
     install(session, ".[numpy]", groups=("docs",))
+    session.run("python", "docs/figures.py")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)

@@ -1,239 +1,158 @@
-"""The work on a tile, compiled: one call that holds no lock of the interpreter, so that threads run side by side.
+"""The products of a tile, compiled: one call that holds no lock of the interpreter, so that threads run side by side.
 
-Blocks are small enough that features and scores stay in the innermost cache between the loop that makes them and the
-product that uses them, and that OpenBLAS multiplies them as they lie, without copying (a million multiply-adds). The
-last column, the ones beside the values, stays out of the products, see `_numpy_tiles`; that of scores is summed in the
-loop that squares them.
+Tokens are taken TOKENS at a time into memory laid out as `_numpy_blocks` wants it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  what numba takes matrix products from: missing, it is better missed here
 
+from taylorshift_backends import _numpy_blocks as blocks
+from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_kernels import TOKENS
+from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from taylorshift_core import Backend
 
 Array = Any
-_BLOCK = 980_000  # multiply-adds
-_ROWS = 153  # features in a block
-_QUERIES = 96  # rows of a block of scores
-_VECTOR = 16  # tokens in a block come in multiples of it
-_compile: Callable[[Any], Any] = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+_zeros, _n_vectors, _n_rows, _take = blocks.zeros, blocks.n_vectors, blocks.n_rows, blocks.take
+_take_columns, _give_columns, _add_features, _give_state = (
+    blocks.take_columns,
+    blocks.give_columns,
+    blocks.add_features,
+    blocks.give_state,
+)
+_take_state, _read_features, _add_back = blocks.take_state, blocks.read_features, blocks.add_back
+_add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
 def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:  # noqa: ARG001  blocks are its own
     """Return the sum over tokens of features times values, see `taylorshift_core.tiles.state_tile`."""
-    return _of_all(_summarise, n_features(x.shape[-2]), values.shape[-1], x, values)
+    return each_matrix(_summarise, (n_features(x.shape[-2]), values.shape[-1]), x, values)
 
 
 def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Array:  # noqa: ARG001  blocks are its own
     """Return the sum over features of features times weighted state, see `taylorshift_core.tiles.read_tile`."""
-    return _of_all(_read, x.shape[-1], weighted.shape[-1], x, weighted)
+    return each_matrix(_read, (x.shape[-1], weighted.shape[-1]), x, weighted)
 
 
 def back_tile(backend: Backend, x: Array, weighted: Array, columns: Array, offsets: int) -> Array:  # noqa: ARG001
     """Return the gradient of what is read to `x`, see `taylorshift_core.tiles.back_tile`."""
-    return _of_all(_fold_back, *x.shape[-2:], x, weighted, columns)
+    return each_matrix(_fold_back, x.shape[-2:], x, weighted, columns)
 
 
 def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> Array:  # noqa: ARG001  blocks are its own
     """Return the sum over keys of (query . key)**2 times value, see `taylorshift_core.tiles.meet_tile`."""
     rows = np.swapaxes(queries, -1, -2), np.swapaxes(keys, -1, -2)
-    return _of_all(_meet, queries.shape[-2], values.shape[-1], *rows, values)
+    return each_matrix(_meet, (queries.shape[-2], values.shape[-1]), *rows, values)
 
 
-def _of_all(function: Any, rows: int, columns: int, *arrays: Array) -> Array:
-    """Return what `function` adds to zeros, (..., rows, columns), for each matrix of arrays whose leading axes broadcast."""
-    leading = np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
-    result = np.zeros((*leading, rows, columns), arrays[-1].dtype)
-    whole = [
-        each if each.shape[:-2] == leading else np.broadcast_to(each, (*leading, *each.shape[-2:])) for each in arrays
-    ]
-    function(
-        *(np.ascontiguousarray(each.reshape((-1, *each.shape[-2:]))) for each in whole),
-        result.reshape((-1, rows, columns)),
-    )
+def each_matrix(function: Any, shape: tuple[int, ...], *arrays: Array, options: tuple[Any, ...] = ()) -> Array:
+    """Return what `function` writes, (..., *shape), for the matrices of arrays whose leading axes broadcast.
+
+    It is called once, with contiguous arrays of three axes, the options, and the result. What all matrices of the result
+    share comes once.
+    """
+    leading = arrays[0].shape[:-2]
+    if any(each.shape[:-2] != leading for each in arrays[1:]):
+        leading = np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
+    result = np.empty((*leading, *shape), arrays[0].dtype)
+    function(*(_matrices(each, leading) for each in arrays), *options, result.reshape((math.prod(leading), *shape)))
     return result
 
 
-@_compile
-def _blocks(width: int, columns: int) -> tuple[int, int]:
-    """Return offsets and tokens of a block of features."""
-    offsets = min(max(_ROWS // width, 1), width // 2 + 1)
-    tokens = _BLOCK // (offsets * width * max(columns, 1)) // _VECTOR * _VECTOR
-    return offsets, max(tokens, _VECTOR)
+def _matrices(array: Array, leading: tuple[int, ...]) -> Array:
+    own = array.shape[:-2]
+    if own != leading and math.prod(own) != 1:
+        array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading
+    return np.ascontiguousarray(array.reshape((math.prod(own), *array.shape[-2:])))
 
 
-@_compile
-def _build(x: Array, features: Array, start: int) -> None:
-    """Write features of a block of tokens, from row `start` on, the first of an offset."""
-    width, tokens = x.shape
-    near, far = 0, start // width
-    for row in range(features.shape[0]):
-        one, other, product = x[near], x[far], features[row]
-        for token in range(tokens):
-            product[token] = one[token] * other[token]
-        near, far = near + 1, far + 1
-        if far == width:
-            far = 0
-        if near == width:
-            near, far = 0, (start + row + 1) // width
-
-
-@_compile
-def _add(total: Array, part: Array) -> None:
-    for row in range(part.shape[0]):
-        into, more = total[row], part[row]
-        for column in range(part.shape[1]):
-            into[column] += more[column]
-
-
-@_compile
-def _summarise_one(x: Array, values: Array, state: Array) -> None:
-    """Add the sums over tokens of features of `x`, (width, tokens), times values, (tokens, columns), to a state."""
-    (width, length), columns = x.shape, values.shape[1] - 1
-    offsets, at_once = _blocks(width, columns)
-    block = offsets * width
-    memory, parts = np.empty(block * at_once, x.dtype), np.empty((block, columns), x.dtype)
-    own, weighted = np.empty(width * at_once, x.dtype), np.empty(width * at_once, x.dtype)
-    moments, moment = np.zeros((width, width), x.dtype), np.empty((width, width), x.dtype)
-    for first in range(0, length, at_once):
-        tokens = min(at_once, length - first)
-        some = values[first : first + tokens]
-        many = np.ascontiguousarray(some[:, :columns])
-        tile, counted = (
-            own[: width * tokens].reshape((width, tokens)),
-            weighted[: width * tokens].reshape((width, tokens)),
-        )
-        tile[:] = x[:, first : first + tokens]
-        counted[:] = tile * some[:, columns]
-        np.dot(counted, tile.T, moment)
-        moments += moment
-        for start in range(0, state.shape[0], block):
-            rows = min(block, state.shape[0] - start)
-            features = memory[: rows * tokens].reshape((rows, tokens))
-            _build(tile, features, start)
-            np.dot(features, many, parts[:rows])
-            _add(state[start : start + rows], parts[:rows])
-    for row in range(state.shape[0]):
-        state[row, columns] += moments[row % width, (row % width + row // width) % width]
-
-
-@_compile
-def _read_one(x: Array, weighted: Array, sums: Array) -> None:
-    """Add the sums over features of features of `x`, (width, tokens), times a state to `sums`, (tokens, columns)."""
-    (width, length), columns = x.shape, weighted.shape[1] - 1
-    offsets, at_once = _blocks(width, columns)
-    block = offsets * width
-    memory, parts = np.empty(block * at_once, x.dtype), np.empty((at_once, columns), x.dtype)
-    own, formed = np.empty(width * at_once, x.dtype), np.empty(width * at_once, x.dtype)
-    state, form = np.ascontiguousarray(weighted[:, :columns]), np.zeros((width, width), x.dtype)
-    for row in range(state.shape[0]):
-        form[row % width, (row % width + row // width) % width] += weighted[row, columns]
-    for first in range(0, length, at_once):
-        tokens = min(at_once, length - first)
-        tile, other = own[: width * tokens].reshape((width, tokens)), formed[: width * tokens].reshape((width, tokens))
-        tile[:] = x[:, first : first + tokens]
-        np.dot(form, tile, other)
-        other *= tile
-        normaliser = other.sum(axis=0)
-        into = sums[first : first + tokens]
-        into[:, columns] += normaliser
-        for start in range(0, state.shape[0], block):
-            rows = min(block, state.shape[0] - start)
-            features = memory[: rows * tokens].reshape((rows, tokens))
-            _build(tile, features, start)
-            np.dot(features.T, state[start : start + rows], parts[:tokens])
-            _add(into, parts[:tokens])
-
-
-@_compile
-def _fold_back_one(x: Array, weighted: Array, columns: Array, result: Array) -> None:
-    """Add the gradients to `x`, (width, tokens), of features times ``weighted @ columns.T`` to `result`."""
-    (width, length), n_columns = x.shape, weighted.shape[1]
-    offsets, at_once = _blocks(width, n_columns)
-    block = offsets * width
-    memory, own, back = (
-        np.empty(block * at_once, x.dtype),
-        np.empty(width * at_once, x.dtype),
-        np.empty(width * at_once, x.dtype),
-    )
-    for first in range(0, length, at_once):
-        tokens = min(at_once, length - first)
-        tile, total = own[: width * tokens].reshape((width, tokens)), back[: width * tokens].reshape((width, tokens))
-        tile[:] = x[:, first : first + tokens]
-        total[:] = 0
-        some = columns[first : first + tokens].T
-        for start in range(0, weighted.shape[0], block):
-            rows = min(block, weighted.shape[0] - start)
-            to_features = memory[: rows * tokens].reshape((rows, tokens))
-            np.dot(weighted[start : start + rows], some, to_features)
-            for row in range(rows):
-                near = row % width
-                far = (near + (start + row) // width) % width
-                one, other, to_one, to_other, given = tile[near], tile[far], total[near], total[far], to_features[row]
-                for token in range(tokens):
-                    to_one[token] += given[token] * other[token]
-                for token in range(tokens):
-                    to_other[token] += given[token] * one[token]
-        result[:, first : first + tokens] += total
-
-
-@_compile
-def _meet_one(queries: Array, keys: Array, values: Array, sums: Array) -> None:
-    """Add the sums over keys, (width, keys), of squared scores times values, (keys, columns), to `sums`."""
-    (width, n_queries), n_keys, columns = queries.shape, keys.shape[1], values.shape[1] - 1
-    at_once = max(_BLOCK // (_QUERIES * max(width, columns)) // _VECTOR, 1) * _VECTOR
-    near, far = np.empty(width * _QUERIES, keys.dtype), np.empty(width * at_once, keys.dtype)
-    memory, parts = np.empty(_QUERIES * at_once, keys.dtype), np.empty((_QUERIES, columns), keys.dtype)
-    many, ones = np.ascontiguousarray(values[:, :columns]), np.ascontiguousarray(values[:, columns])
-    for start in range(0, n_queries, _QUERIES):
-        rows = min(_QUERIES, n_queries - start)
-        some = near[: width * rows].reshape((width, rows))
-        some[:] = queries[:, start : start + rows]
-        for first in range(0, n_keys, at_once):
-            tokens = min(at_once, n_keys - first)
-            others = far[: width * tokens].reshape((width, tokens))
-            others[:] = keys[:, first : first + tokens]
-            scores, weights = memory[: rows * tokens].reshape((rows, tokens)), ones[first : first + tokens]
-            np.dot(some.T, others, scores)
-            for row in range(rows):
-                scored, total = scores[row], keys.dtype.type(0)
-                for token in range(tokens):
-                    scored[token] *= scored[token]
-                    total += scored[token] * weights[token]
-                sums[start + row, columns] += total
-            np.dot(scores, many[first : first + tokens], parts[:rows])
-            _add(sums[start : start + rows], parts[:rows])
-
-
-@_compile
+@compiled
 def _summarise(x: Array, values: Array, state: Array) -> None:
-    for i in range(x.shape[0]):
-        _summarise_one(x[i], values[i], state[i])
+    """Write the sums over tokens of features of `x`, (width, tokens), times values, (tokens, columns)."""
+    width, length, columns, lanes = x.shape[1], x.shape[2], values.shape[2] - 1, BYTES // x.itemsize
+    offsets, padded, everything = width // 2 + 1, _n_vectors(columns, x) * lanes, np.empty(0, np.bool_)
+    tile, counts, panels = _zeros(_n_rows(width) * TOKENS, x), _zeros(TOKENS, x), _zeros(TOKENS * padded, x)
+    sums, moments = _zeros(width * offsets * padded, x), _zeros(width * offsets * lanes, x)
+    for head in range(state.shape[0]):
+        sums[:] = 0
+        moments[:] = 0
+        for first in range(0, length, TOKENS):
+            tokens = min(TOKENS, length - first)
+            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
+            counts[:tokens] = _of_head(values, head)[first : first + tokens, columns]
+            counts[tokens:] = 0
+            _take_columns(_of_head(values, head), everything, first, tokens, columns, panels)
+            _add_features(tile, counts, panels, tokens, width, columns, sums, moments)
+        _give_state(sums, moments, width, state[head])
 
 
-@_compile
-def _read(x: Array, weighted: Array, sums: Array) -> None:
-    for i in range(x.shape[0]):
-        _read_one(x[i], weighted[i], sums[i])
+@compiled
+def _read(x: Array, weighted: Array, result: Array) -> None:
+    """Write the sums over features of features of `x`, (width, tokens), times a state, (features, columns)."""
+    width, length, columns = x.shape[1], x.shape[2], weighted.shape[2] - 1
+    offsets, padded = width // 2 + 1, _n_vectors(columns, x) * (BYTES // x.itemsize)
+    tile, last, panels = _zeros(_n_rows(width) * TOKENS, x), _zeros(TOKENS, x), _zeros(TOKENS * padded, x)
+    state, form = _zeros(width * offsets * padded, x), _zeros(width * offsets, x)
+    for head in range(result.shape[0]):
+        _take_state(_of_head(weighted, head), width, state, form)
+        for first in range(0, length, TOKENS):
+            tokens = min(TOKENS, length - first)
+            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
+            _read_features(tile, state, form, tokens, width, columns, panels, last)
+            _give_columns(panels, first, tokens, columns, result[head])
+            result[head, first : first + tokens, columns] = last[:tokens]
 
 
-@_compile
+@compiled
 def _fold_back(x: Array, weighted: Array, columns: Array, result: Array) -> None:
-    for i in range(x.shape[0]):
-        _fold_back_one(x[i], weighted[i], columns[i], result[i])
+    """Write the gradients to `x`, (width, tokens), of features times ``weighted @ columns.T``."""
+    width, length, n_columns = x.shape[1], x.shape[2], weighted.shape[2]
+    tile, back = _zeros(_n_rows(width) * TOKENS, x), _zeros(_n_rows(width) * TOKENS, x)
+    across = _zeros(n_columns * TOKENS, x)
+    for head in range(result.shape[0]):
+        flat = _of_head(weighted, head).reshape(-1)
+        for first in range(0, length, TOKENS):
+            tokens = min(TOKENS, length - first)
+            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
+            _take(_of_head(columns, head).T, first, tokens, across, n_columns)
+            back[:] = 0
+            _add_back(tile, flat, across, tokens, width, n_columns, back)
+            for row in range(_n_rows(width)):
+                if row < width:
+                    result[head, row, first : first + tokens] = back[row * TOKENS : row * TOKENS + tokens]
+                else:
+                    result[head, row - width, first : first + tokens] += back[row * TOKENS : row * TOKENS + tokens]
 
 
-@_compile
-def _meet(queries: Array, keys: Array, values: Array, sums: Array) -> None:
-    for i in range(queries.shape[0]):
-        _meet_one(queries[i], keys[i], values[i], sums[i])
+@compiled
+def _meet(queries: Array, keys: Array, values: Array, result: Array) -> None:
+    """Write the sums over keys, (width, keys), of squared scores times values, (keys, columns)."""
+    width, n_queries, n_keys, columns = keys.shape[1], queries.shape[2], keys.shape[2], values.shape[2] - 1
+    lanes, everything = BYTES // keys.itemsize, np.empty(0, np.bool_)
+    padded = _n_vectors(columns, keys) * lanes
+    near, far, counts = _zeros(width * TOKENS, keys), _zeros(width * TOKENS, keys), _zeros(TOKENS, keys)
+    panels, sums = _zeros(TOKENS * padded, keys), _zeros(TOKENS * padded, keys)
+    totals, scores = _zeros(TOKENS * lanes, keys), _scores_memory(keys)
+    for head in range(result.shape[0]):
+        for start in range(0, n_queries, TOKENS):
+            rows = min(TOKENS, n_queries - start)
+            _take(_of_head(queries, head), start, rows, near, width)
+            totals[:] = 0
+            sums[:] = 0
+            for first in range(0, n_keys, TOKENS):
+                tokens = min(TOKENS, n_keys - first)
+                _take(_of_head(keys, head), first, tokens, far, width)
+                counts[:tokens] = _of_head(values, head)[first : first + tokens, columns]
+                counts[tokens:] = 0
+                _take_columns(_of_head(values, head), everything, first, tokens, columns, panels)
+                _add_scores(near, far, counts, panels, rows, tokens, width, columns, scores, sums, totals)
+            _give_columns(sums, start, rows, columns, result[head])
+            for row in range(rows):
+                result[head, start + row, columns] = totals[row * lanes : (row + 1) * lanes].sum()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = tuple[Array, ...]
-_WORTH_A_THREAD = 12_000_000  # multiplications: below it, handing over costs more than it saves
+_WORTH_A_THREAD = 3_000_000  # multiplications: below it, handing over costs more than it saves
 
 
 def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:

@@ -14,15 +14,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from taylorshift_backends._numpy_options import COMPILED
 
 try:
     from threadpoolctl import ThreadpoolController
 except ImportError:
     ThreadpoolController = None
+
+from taylorshift_core.loops import most_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,8 +37,6 @@ class _Blas:
         self.lock = threading.Lock()
         self.holders = 0
         self.before: list[int] = []
-        if COMPILED:
-            import_module("scipy.linalg.cython_blas")  # a BLAS of its own, to be held as well
         found = ThreadpoolController().select(user_api="blas").lib_controllers if ThreadpoolController else []
         self.libraries = list(found)
 
@@ -112,7 +109,10 @@ def one_thread_each() -> AbstractContextManager[None]:
 
 def n_threads() -> int:
     """Return how many jobs run side by side: 1 inside a job."""
-    return 1 if _inside.get() else _pool.blas.n_threads()
+    if _inside.get():
+        return 1
+    most, own = most_threads.get(), _pool.blas.n_threads()
+    return own if most is None else min(most, own)
 
 
 def run_jobs(job: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], threads: int) -> list[Any]:

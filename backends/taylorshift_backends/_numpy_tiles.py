@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Array = Any
 _WORTH_COMPILED = 32  # tokens
+_KINDS = (np.float32, np.float64)  # that are summed in their own precision, and compiled
 
 
 @cache
@@ -31,8 +32,23 @@ def _compiled() -> Any:
     return _numpy_compiled
 
 
+@cache
+def _steps() -> Any:
+    from taylorshift_backends import _numpy_steps  # noqa: PLC0415
+
+    return _numpy_steps
+
+
 def _compiles(length: int) -> bool:
     return COMPILED and length >= _WORTH_COMPILED
+
+
+def whole_step(name: str, *arrays: Array) -> Any:
+    """Return a compiled step of the loops, see `taylorshift_core.tiles`, or None where it would not pay."""
+    tokens = arrays[0]
+    if not _compiles(tokens.shape[-2]) or tokens.dtype not in _KINDS or (name == "meet" and not arrays[1].shape[-2]):
+        return None
+    return getattr(_steps(), name)
 
 
 def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:

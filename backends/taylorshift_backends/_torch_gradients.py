@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from taylorshift_backends import _torch_numpy
 from taylorshift_backends._torch_kinds import forwards, recorded, traced, transformed
 from taylorshift_backends._torch_operators import attend_traced
 from taylorshift_core import Operands
@@ -28,9 +29,9 @@ def differentiable(evaluation: Evaluation, operands: Operands) -> Arrays:
     """Return the results of an evaluation, recorded if their gradients may be asked for."""
     to_record = recorded(*operands[:_MOVING])
     if traced() and not transformed():
-        return attend_traced(evaluation, operands, recorded=to_record)
+        return attend_traced(evaluation.without_stand_in(), operands, recorded=to_record)
     if not to_record or forwards():  # no place for functions of ours: inside them PyTorch loses an outer such mode
-        return evaluation.attend(operands)
+        return _torch_numpy.attend(evaluation, operands)
     results: Arrays = _Attend.apply(evaluation, *operands)
     return results[: 1 + evaluation.with_state]
 
@@ -42,7 +43,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(evaluation: Evaluation, *operands: Array) -> Arrays:
-        results, kept = evaluation.attend_keeping(Operands(*operands))
+        results, kept = _torch_numpy.attend_keeping(evaluation, Operands(*operands))
         return *results, *kept
 
     @staticmethod
@@ -104,12 +105,12 @@ def _pull_of(ctx: Any) -> tuple[Callable[..., Arrays], Arrays, list[int]]:
 
 def _pulled_anew(evaluation: Evaluation, operands: Arrays, cotangents: Arrays) -> Arrays:
     """Return the same with what is kept computed from the operands, so that its derivatives by them count."""
-    _, kept = evaluation.attend_keeping(Operands(*operands))
-    return _pulled(evaluation, operands, kept, cotangents)
+    _, kept = evaluation.without_stand_in().attend_keeping(Operands(*operands))
+    return _pulled(evaluation.without_stand_in(), operands, kept, cotangents)
 
 
 def _pulled(evaluation: Evaluation, operands: Arrays, kept: Arrays, cotangents: Arrays) -> Arrays:
-    gradients = evaluation.vjp(Operands(*operands), kept, cotangents)
+    gradients = _torch_numpy.vjp(evaluation, Operands(*operands), kept, cotangents)
     return tuple(each for i, each in enumerate(gradients) if _has_gradient(i, operands[i]))
 
 

@@ -12,7 +12,7 @@ from taylorshift_backends._numpy_gradients import augment_back, fold_back, tange
 from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_sums, scan_tiles
 from taylorshift_backends._numpy_memory import aligned, buffer
 from taylorshift_backends._numpy_options import COMPILED
-from taylorshift_backends._numpy_tiles import back_tile, meet_tile, read_tile, state_tile
+from taylorshift_backends._numpy_tiles import back_tile, meet_tile, read_tile, state_tile, whole_step
 from taylorshift_core import Backend
 from taylorshift_core.augment import augment as augment_safely
 from taylorshift_core.features import n_features
@@ -106,6 +106,7 @@ BACKEND = Backend(
     read_tile=read_tile,
     back_tile=back_tile,
     meet_tile=meet_tile,
+    whole_step=whole_step,
     fold_back=fold_back,
     tangent_tile=tangent_tile,
     sum_allowed=sum_allowed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import torch
 from taylorshift_backends._torch_compiler import in_one_piece, register_pytrees
 from taylorshift_backends._torch_gradients import differentiable
 from taylorshift_backends._torch_loops import fold_tiles, map_tiles, scan_tiles
+from taylorshift_backends._torch_numpy import stand_in
 from taylorshift_backends._torch_tiles import augment, feature_tile, matmul, squared_product
 from taylorshift_core import Backend
 from taylorshift_core.entries import wrap_entries
@@ -45,15 +47,20 @@ def wait(array: Array) -> Array:
 
 
 def peak_memory(function: Callable[[], Array]) -> tuple[Array, int]:
-    """Call `function`; return its result and the most bytes that PyTorch allocated meanwhile, on the CPU."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        result = function()
+    """Call `function`; return its result and the most bytes that PyTorch and NumPy allocated meanwhile, on the CPU."""
+    tracemalloc.start()  # what stands in for PyTorch allocates as NumPy does
+    try:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            result = function()
+        others = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     now = most = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU:
             now += event.nbytes()
             most = max(most, now)
-    return result, most
+    return result, most + others
 
 
 def from_numpy(array: Any, device: Any = None) -> Array:
@@ -92,6 +99,7 @@ BACKEND = Backend(
     fold_tiles=fold_tiles,
     map_tiles=map_tiles,
     scan_tiles=scan_tiles,
+    stand_in=stand_in,
     differentiable=differentiable,
     scope=without_autocast,
     wait=wait,

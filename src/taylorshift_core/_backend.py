@@ -34,6 +34,14 @@ def _accept(array: Array) -> str | None:  # noqa: ARG001  the generic answer nee
     return None
 
 
+def _no_step(name: str, *arrays: Array) -> None:  # noqa: ARG001  the core's own steps
+    return None
+
+
+def _no_stand_in(array: Array) -> None:  # noqa: ARG001  this adapter computes by itself
+    return None
+
+
 def _no_scope(array: Array) -> AbstractContextManager[object]:  # noqa: ARG001  nothing to enter
     return nullcontext()
 
@@ -98,12 +106,18 @@ class Backend:
         ``(namespace, x, first, last) -> features``, see `taylorshift_core.features.feature_tile`.
     state_tile, read_tile, back_tile, meet_tile
         The products of a tile, see `taylorshift_core.tiles`.
+    whole_step
+        ``(name, *arrays) -> step or None``: a step of the loops from tokens as they were given to what they become, in
+        one piece, for arrays like these; by name: see `taylorshift_core.tiles`.
     fold_back, tangent_tile
         Gradients and tangents of features, see `taylorshift_core.features`.
     sum_allowed
         ``(namespace, weights, values, allowed) -> sums`` of what a mask leaves, see `taylorshift_core.masked`.
     fold_tiles, map_tiles, scan_tiles, scan_sums
         The loops over tokens, see `taylorshift_core.loops`.
+    stand_in
+        ``query -> name or None``: the adapter for which attention is planned, because this one has it computed there, on
+        views of the same memory; `differentiable` does so, where it can, by `Evaluation.of_stand_in`.
     differentiable
         ``(evaluation, operands) -> results``: evaluates so that the library's own automatic differentiation finds the
         gradients of `evaluation.vjp`, see `taylorshift_core.Evaluation`.
@@ -137,6 +151,7 @@ class Backend:
     read_tile: Callable[..., Array] = tiles.read_tile
     back_tile: Callable[..., Array] = tiles.back_tile
     meet_tile: Callable[..., Array] = tiles.meet_tile
+    whole_step: Callable[..., Callable[..., tuple[Array, ...]] | None] = _no_step
     fold_back: Callable[..., Array] = features.fold_back
     tangent_tile: Callable[..., Array] = features.tangent_tile
     sum_allowed: Callable[[Any, Array, Array, Array], Array] = masked.sum_allowed
@@ -144,6 +159,7 @@ class Backend:
     map_tiles: Callable[..., tuple[Array, ...]] = loops.map_tiles
     scan_tiles: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_tiles
     scan_sums: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_sums
+    stand_in: Callable[[Array], str | None] = _no_stand_in
     differentiable: Callable[[Any, Any], tuple[Array, ...]] = _not_recorded
     no_gradients: str | None = None
     scope: Callable[[Array], AbstractContextManager[object]] = _no_scope

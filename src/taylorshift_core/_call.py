@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from taylorshift_core import _checks
 from taylorshift_core._namespace import device_kind, device_of, sizes_of
 from taylorshift_core._plan import Plan, make_plan
-from taylorshift_core._registry import backend_of
+from taylorshift_core._registry import backend_of, load_backend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +21,17 @@ TAYLOR = (0.5, 1.0, 1.0)  # of exp, around 0, to second order
 
 @dataclass(frozen=True)
 class Call:
-    """A call that passed the checks; `dtype` is the precision that it sums in."""
+    """A call that passed the checks; `dtype` is the precision that it sums in.
+
+    `planner` is the backend that attention is planned for, if another one stands in for `backend`.
+    """
 
     backend: Backend
     problem: _checks.Problem
     weighting: _checks.Weighting
     dtype: Any
     device: Any
+    planner: Backend | None = None
 
     def plan(
         self,
@@ -37,13 +41,14 @@ class Call:
         visible: str = "all",
         past: bool = False,
         with_state: bool = False,
+        backend: Backend | None = None,
     ) -> Plan:
-        """Return how to compute it; the rest is what a Problem holds beside the sizes."""
+        """Return how to compute it, on `backend` if it is another; the rest is what a Problem holds beside the sizes."""
         problem = self.problem
         if visible != "all" or past or with_state:
             problem = replace(problem, visible=visible, past=past, with_state=with_state)
         itemsize = self.backend.namespace.finfo(self.dtype).bits // 8
-        return make_plan(problem, self.backend, form, itemsize, objective, device_kind(self.device))
+        return make_plan(problem, backend or self.backend, form, itemsize, objective, device_kind(self.device))
 
 
 def check_call(
@@ -75,4 +80,6 @@ def check_call(
         _checks.check_dense_mask(xp, attn_mask, problem)
     if scales:
         _checks.check_scale_array(xp, scale, query, problem.heads)
-    return Call(backend, problem, weighting, backend.working_dtype(xp, query.dtype), device_of(query))
+    stand_in = backend.stand_in(query)
+    planner = None if stand_in is None else load_backend(stand_in)
+    return Call(backend, problem, weighting, backend.working_dtype(xp, query.dtype), device_of(query), planner)

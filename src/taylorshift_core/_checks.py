@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -91,15 +92,16 @@ def check_weighting(coefficients: Sequence[float], *, normalise: bool) -> Weight
 
 def check_dtype(xp: Any, **arrays: Array) -> None:
     """Raise DTypeError unless all arrays have one and the same real floating-point data type."""
+    first, *others = arrays.values()
+    if all(other.dtype == first.dtype for other in others) and xp.isdtype(first.dtype, "real floating"):
+        return
     for name, array in arrays.items():
         if not xp.isdtype(array.dtype, "real floating"):
             msg = f"{name} must have a real floating-point dtype; got {array.dtype}. Convert it with astype."
             raise DTypeError(msg)
-    first, *others = arrays
-    if any(arrays[other].dtype != arrays[first].dtype for other in others):
-        kinds = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
-        msg = f"all arrays must have one dtype; got {kinds}. Convert them to one with astype."
-        raise DTypeError(msg)
+    kinds = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+    msg = f"all arrays must have one dtype; got {kinds}. Convert them to one with astype."
+    raise DTypeError(msg)
 
 
 def known(shape: Sequence[Any]) -> Shape:
@@ -152,6 +154,12 @@ def check_shapes(shapes: dict[str, Shape]) -> tuple[Shape, int, int]:
 
 def problem_of(shapes: dict[str, Shape], *, value_dim: int | None = None, masked: bool = False) -> Problem:
     """Check the shapes of query, key and perhaps value, and return their sizes."""
+    return _problem_of(tuple(shapes.items()), value_dim, masked)
+
+
+@lru_cache(maxsize=1024)  # calls come in many of one kind
+def _problem_of(named: tuple[tuple[str, Shape], ...], value_dim: int | None, masked: bool) -> Problem:
+    shapes = dict(named)
     batch, heads, kv_heads = check_shapes(shapes)
     query, key = shapes["query"], shapes["key"]
     return Problem(

@@ -22,6 +22,11 @@ def attend(
 
     Keys and values are prepared once, O(key_length * (head_dim + value_dim)) memory; scores live a tile at a time.
     """
+    step = None if past else run.backend.whole_step("meet", query, key, value)
+    if step is not None:
+        whole = (key, value, scale) if mask is None else (key, value, scale, mask)
+        (output,) = run.backend.map_tiles(run, step, (query,), whole, run.plan.query_tile)
+        return output
     keys, values = prepare_all(run, key, value, mask)
     return attend_prepared(run, query, keys, values, scale, past)
 

@@ -20,7 +20,8 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None) -> Array:
     Costs ``2 * D * (value_dim + 1)`` operations a key and one tile of features in memory.
     """
     tiled = (key, value) if mask is None else (key, value, mask)
-    (state,) = run.backend.fold_tiles(run, _summarise_tile, tiled, (), run.plan.key_tile)
+    step = run.backend.whole_step("summarise", *tiled) or _summarise_tile
+    (state,) = run.backend.fold_tiles(run, step, tiled, (), run.plan.key_tile)
     return state
 
 
@@ -37,7 +38,8 @@ def state_of(run: Run, x: Array, values: Array) -> Array:
 def attend(run: Run, query: Array, state: Array, scale: Array) -> Array:
     """Return the outputs of grouped queries over the keys in `state`."""
     whole = (*readable(run, state, query.shape[-1] + 1), scale)
-    (output,) = run.backend.map_tiles(run, _attend_tile, (query,), whole, run.plan.query_tile)
+    step = run.backend.whole_step("read", query, *whole) or _attend_tile
+    (output,) = run.backend.map_tiles(run, step, (query,), whole, run.plan.query_tile)
     return output
 
 

@@ -45,6 +45,21 @@ class Evaluation:
     with_state: bool = False
 
     @property
+    def has_stand_in(self) -> bool:
+        """Whether it is planned for another backend than that of its operands."""
+        return self.run.plan.backend is not self.run.backend
+
+    def of_stand_in(self, dtype: Any, device: Any) -> Evaluation:
+        """Return the same for operands of the backend that stands in; `dtype` is that of their sums there."""
+        backend = self.run.plan.backend
+        call = replace(self.call, backend=backend, dtype=dtype, device=device)
+        return replace(self, call=call, run=replace(self.run, backend=backend))
+
+    def without_stand_in(self) -> Evaluation:
+        """Return the same, planned for the backend of its operands."""
+        return replace(self, run=replace(self.run, plan=self.run.plan.on(self.run.backend)))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Numbers and words that, with operands of any sizes, make this evaluation again: see `with_settings`."""
         plan, weighting = self.run.plan, self.run.weighting

@@ -174,6 +174,19 @@ class Plan:
             low, high = (low, middle) if self._efficient_wins(middle) else (middle, high)
         return high
 
+    def on(self, backend: Backend) -> Plan:
+        """Return the plan on another backend: with tiles of its own, but for those that were changed by hand."""
+        if backend is self.backend:
+            return self
+        usual, own = (
+            tiled_plan(self.problem, each, self.form, self.itemsize, self.device) for each in (self.backend, backend)
+        )
+        tiles = {
+            name: getattr(own if getattr(self, name) == getattr(usual, name) else self, name)
+            for name in ("query_tile", "key_tile", "offsets")
+        }
+        return replace(self, backend=backend, **tiles)
+
     def of_form(self, form: str) -> Plan:
         """Return the plan of a form, this one or the other, for the same call."""
         return tiled_plan(self.problem, self.backend, form, self.itemsize, self.device)

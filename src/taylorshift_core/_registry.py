@@ -58,7 +58,13 @@ def backend_of(**arrays: Array) -> Backend:
     BackendError
         If one of them is no array, or they are of several libraries or devices.
     """
-    namespaces = {name: namespace_of(array, name) for name, array in arrays.items()}
+    of_kind: dict[type, Any] = {}
+    namespaces = {}
+    for name, array in arrays.items():
+        kind = type(array)
+        if kind not in of_kind:
+            of_kind[kind] = namespace_of(array, name)
+        namespaces[name] = of_kind[kind]
     first, *others = namespaces
     for other in others:
         if namespaces[other] is not namespaces[first]:
@@ -78,10 +84,9 @@ def backend_of(**arrays: Array) -> Backend:
 
 
 def _check_devices(arrays: dict[str, Array]) -> None:
-    devices = {name: device_of(array) for name, array in arrays.items()}
-    known = [device for device in devices.values() if device is not None]
+    known = [device for device in map(device_of, arrays.values()) if device is not None]
     if any(device != known[0] for device in known[1:]):
-        places = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        places = ", ".join(f"{name} on {device_of(array)}" for name, array in arrays.items())
         msg = f"all arrays must be on one device; got {places}. Move them to one first."
         raise BackendError(msg)
 

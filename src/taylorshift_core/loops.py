@@ -8,6 +8,7 @@ of, so that an adapter whose arrays are made of another library's may run it the
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = tuple[Array, ...]
+most_threads: ContextVar[int | None] = ContextVar(
+    "most_threads", default=None
+)  # asked for by who has a loop run elsewhere
 
 
 def tile_bounds(length: int | None, tile: int) -> Iterator[tuple[int, int | None]]:

@@ -2,6 +2,13 @@
 
 Each is a few matrix products around one elementwise multiplication. What is written here is the plain form for any
 library; an adapter may give its `Backend` one that does the same in larger or smaller pieces.
+
+A tile comes prepared, and what stands around its products is the core's. An adapter that can do better in one piece gives
+`Backend.whole_step`, which is asked by name and arrays, and answers with a step of the loops or None:
+
+* "summarise": ``(run, key, value[, mask]) -> (state,)``, what `_efficient.summarise` folds;
+* "read": ``(run, query, weighted, totals, scale) -> (output,)``, what `_efficient.attend` maps over queries;
+* "meet": ``(run, query, key, value, scale[, mask]) -> (output,)``, the direct form, mapped over queries.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def test_states_of_shards_add_up_in_one_reduction(mesh: Any, tokens: list[Any]) 
     """The way that docs/jax.md describes: no token leaves its device, in either direction of the gradient."""
     text = (Path(__file__).parents[3] / "docs" / "jax.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
-    exec(text.split("```python\n")[1].split("```")[0], names)
+    (block,) = (block.split("```")[0] for block in text.split("```python\n") if "def attend" in block)
+    exec(block, names)
     attend, spec = names["attend"], names["spec"]
     there = [jax.device_put(x, NamedSharding(mesh, spec)) for x in tokens]
     whole = partial(attention, form="efficient")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from compare import assert_attention
 from problems import Problem
 
-from taylorshift_backends import _numpy_compiled, _numpy_tiles
-from taylorshift_core import attention
+from taylorshift_backends import _numpy_compiled, _numpy_steps, _numpy_tiles
+from taylorshift_core import attention, attention_vjp
 
 if TYPE_CHECKING:
     from conftest import Library
@@ -50,16 +50,32 @@ def test_batches_and_groups_past_the_blocks(library: Library, dtype: str, mask: 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_code_runs(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    """A form that never reached the compiled products would pass all of the above."""
-    called: list[str] = []
-    for name in ("state_tile", "read_tile", "meet_tile"):
-        original = getattr(_numpy_compiled, name)
-
-        def counted(*arguments: object, name: str = name, original: object = original) -> object:
-            called.append(name)
-            return original(*arguments)  # type: ignore[operator]
-
-        monkeypatch.setattr(_numpy_compiled, name, counted)
+    """A form that never reached the compiled steps would pass all of the above."""
+    called = _counted(monkeypatch, _numpy_steps, "summarise", "read", "meet")
     x = np.ones((1, 256, 4), dtype=np.float32)
     attention(x, x, x, form=form)
-    assert set(called) == ({"meet_tile"} if form == "direct" else {"state_tile", "read_tile"})
+    assert set(called) == ({"meet"} if form == "direct" else {"summarise", "read"})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_products_run(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """What is no whole step, a chunk of causal attention or a gradient, is made of compiled products."""
+    called = _counted(monkeypatch, _numpy_compiled, "state_tile", "read_tile", "back_tile", "meet_tile")
+    x = np.ones((1, 1024, 4), dtype=np.float32)
+    output, pullback = attention_vjp(x, x, x, form=form, is_causal=True)
+    pullback(output)
+    assert set(called) >= ({"meet_tile"} if form == "direct" else {"state_tile", "read_tile", "back_tile"})
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, module: object, *names: str) -> list[str]:
+    """Return a list that the names of those functions are added to when they are called."""
+    called: list[str] = []
+    for name in names:
+        original = getattr(module, name)
+
+        def counted(*arguments: object, name: str = name, original: Any = original) -> object:
+            called.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, counted)
+    return called

@@ -1,0 +1,231 @@
+"""The innermost products of features and of scores: blocks of results in registers, one function for each.
+
+A tile of tokens lies feature by feature, TOKENS numbers a row, with its first rows once more behind the last. Its
+features with row `i` are that row times the rows from `i` on, and are never written down: to sum them times values, the
+values are multiplied with row `i` once and then meet the other rows; to read a state with them, the other rows meet the
+state, and what they read is multiplied with row `i` at the end.
+
+A kernel takes arrays, each with the place of its first element, then numbers. Values, sums and states come in panels of
+so many vectors of columns, row after row.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from taylorshift_backends._numpy_vectors import ROWS, Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOKENS = 192  # of a tile: whole blocks and whole vectors; a panel of values stays in the innermost cache
+PANEL = 2  # vectors of columns
+SPAN = 2  # vectors of tokens in a block of scores
+NARROW = ROWS * PANEL // SPAN  # rows in a block of scores
+READERS = (2 * ROWS, ROWS)  # tokens in a block that reads a panel of one vector, of two
+_ALONG = 6  # vectors of tokens at once in a quadratic form
+_Pointer = Any
+_Number = Any
+
+
+def _kernel(write: Callable[..., None]) -> Any:
+    """Return what numba takes for a function; `write` is given vectors of the arrays' dtype, pointers, and numbers."""
+
+    def kernel(typing: Any, *arguments: Any) -> Any:  # noqa: ARG001  as numba calls it
+        kinds = [each if isinstance(each, types.Array) else types.intp for each in arguments]
+
+        def code(context: Any, builder: Any, _: Any, values: list[Any]) -> None:
+            vectors, given = Vectors(context, builder, kinds[0].dtype), []
+            remaining = iter(zip(kinds, values, strict=True))
+            for kind, value in remaining:
+                is_array = isinstance(kind, types.Array)
+                given.append(vectors.pointer(kind, value, next(remaining)[1]) if is_array else value)
+            write(vectors, *given)
+
+        return types.void(*kinds), code
+
+    kernel.__signature__ = _signature(write)  # type: ignore[attr-defined]  # numba asks how many arguments there are
+    return intrinsic(kernel)
+
+
+def _row(v: Vectors, tile: _Pointer, count: int, row: _Number) -> list[Any]:
+    """Return the first vectors of a row of a tile."""
+    return [v.load(v.at(tile, row, TOKENS), place) for place in range(count)]
+
+
+def _signature(write: Callable[..., None]) -> Signature:
+    """Return the signature of the function that `write` writes: two arguments for each pointer."""
+    _, *named = signature(write).parameters.values()
+    names = [
+        name
+        for each in named
+        for name in ((each.name, f"{each.name}_at") if each.annotation == "_Pointer" else (each.name,))
+    ]
+    return Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("typing", *names)])
+
+
+@_kernel
+def summarise(
+    v: Vectors,
+    near: _Pointer,
+    far: _Pointer,
+    values: _Pointer,
+    sums: _Pointer,
+    rows: _Number,
+    panel: _Number,
+    n: _Number,
+) -> None:
+    """Add to `rows` rows of sums: the sums over `n` tokens of a far row times the near one times values."""
+
+    def of_panel(columns: int) -> None:
+        def weighted(token: Any) -> list[Any]:
+            factor, row = v.spread(v.at(near, token)), v.at(values, token, columns * v.lanes)
+            return [v.product(factor, v.load(row, column)) for column in range(columns)]
+
+        def of_rows(n_rows: int) -> None:
+            block = v.block(n, lambda token, row: v.at(v.at(far, row * TOKENS), token), weighted, n_rows, columns)
+            for place, total in enumerate(each for row in block for each in row):
+                v.add_to(sums, place, total)
+
+        v.cases(rows, range(1, ROWS + 1), of_rows)
+
+    v.cases(panel, range(1, PANEL + 1), of_panel)
+
+
+@_kernel
+def read(
+    v: Vectors, near: _Pointer, far: _Pointer, state: _Pointer, sums: _Pointer, panel: _Number, offsets: _Number
+) -> None:
+    """Add to the sums of READERS[panel - 1] tokens: the sums over far rows of those times near ones times rows of a state."""
+
+    def of_panel(columns: int) -> None:
+        def rows(offset: Any) -> list[Any]:
+            row = v.at(state, offset, columns * v.lanes)
+            return [v.load(row, column) for column in range(columns)]
+
+        readers = READERS[columns - 1]
+        block = v.block(offsets, lambda offset, token: v.at(v.at(far, offset, TOKENS), token), rows, readers, columns)
+        for token, row in enumerate(block):
+            factor = v.spread(v.at(near, token))
+            for column, total in enumerate(row):
+                v.add_to(sums, token * columns + column, total, factor)
+
+    v.cases(panel, range(1, PANEL + 1), of_panel)
+
+
+@_kernel
+def moments(
+    v: Vectors, near: _Pointer, far: _Pointer, weights: _Pointer, sums: _Pointer, rows: _Number, spans: _Number
+) -> None:
+    """Add to `rows` vectors: the sums over `spans` vectors of tokens of a far row times the near one times weights."""
+
+    def of_rows(n_rows: int) -> None:
+        def body(place: Any, totals: list[Any]) -> list[Any]:
+            here = [v.at(each, place, v.lanes) for each in (near, weights, far)]
+            factor = v.product(v.load(here[0]), v.load(here[1]))
+            others = (v.load(v.at(here[2], row * TOKENS)) for row in range(n_rows))
+            return [v.add_product(factor, other, total) for other, total in zip(others, totals, strict=True)]
+
+        for row, total in enumerate(v.loop(spans, [v.zero()] * n_rows, body)):
+            v.add_to(sums, row, total)
+
+    v.cases(rows, range(1, ROWS + 1), of_rows)
+
+
+@_kernel
+def quadratic(v: Vectors, near: _Pointer, far: _Pointer, form: _Pointer, sums: _Pointer, offsets: _Number) -> None:
+    """Add to one number a token, of a whole tile: the sum over far rows of those times the near one times a number each."""
+    for first in range(0, TOKENS, _ALONG * v.lanes):
+        rows = partial(_row, v, v.at(far, first), _ALONG)
+        (row,) = v.block(offsets, lambda offset, _: v.at(form, offset), rows, 1, _ALONG)
+        for place, total in enumerate(row):
+            v.add_to(v.at(sums, first), place, total, v.load(v.at(near, first), place))
+
+
+@_kernel
+def score(
+    v: Vectors,
+    queries: _Pointer,
+    keys: _Pointer,
+    weights: _Pointer,
+    scores: _Pointer,
+    totals: _Pointer,
+    width: _Number,
+) -> None:
+    """Write the squared scores of NARROW queries and SPAN vectors of keys; add them, times weights, to a vector a query."""
+    block = v.block(
+        width,
+        lambda i, query: v.at(v.at(queries, i, TOKENS), query),
+        partial(_row, v, keys, SPAN),
+        NARROW,
+        SPAN,
+    )
+    for query, row in enumerate(block):
+        squares = [v.product(each, each) for each in row]
+        total = v.load(totals, query)
+        for place, square in enumerate(squares):
+            v.store(square, v.at(scores, query * TOKENS), place)
+            total = v.add_product(square, v.load(weights, place), total)
+        v.store(total, totals, query)
+
+
+@_kernel
+def weigh(v: Vectors, scores: _Pointer, values: _Pointer, sums: _Pointer, panel: _Number, n: _Number) -> None:
+    """Add to the sums of ROWS queries: their sums over `n` keys of squared scores times values."""
+
+    def of_panel(columns: int) -> None:
+        def rows(key: Any) -> list[Any]:
+            row = v.at(values, key, columns * v.lanes)
+            return [v.load(row, column) for column in range(columns)]
+
+        block = v.block(n, lambda key, query: v.at(v.at(scores, query * TOKENS), key), rows, ROWS, columns)
+        for place, total in enumerate(each for row in block for each in row):
+            v.add_to(sums, place, total)
+
+    v.cases(panel, range(1, PANEL + 1), of_panel)
+
+
+@_kernel
+def fold_back(
+    v: Vectors,
+    near: _Pointer,
+    far: _Pointer,
+    weighted: _Pointer,
+    columns: _Pointer,
+    to_near: _Pointer,
+    to_far: _Pointer,
+    rows: _Number,
+    n: _Number,
+    step: _Number,
+) -> None:
+    """Add the gradients of `rows` features to the rows they are products of, for SPAN vectors of tokens.
+
+    The gradient to a feature is the sum over `n` columns of a row of `weighted`, `step` apart, times a row of `columns`.
+    """
+
+    def of_rows(n_rows: int) -> None:
+        starts = [weighted]
+        for _ in range(1, n_rows):
+            starts.append(v.at(starts[-1], step))
+        block = v.block(
+            n,
+            lambda i, row: v.at(starts[row], i),
+            partial(_row, v, columns, SPAN),
+            n_rows,
+            SPAN,
+        )
+        for place in range(SPAN):
+            total = v.load(to_near, place)
+            for row, gradients in enumerate(block):
+                total = v.add_product(gradients[place], v.load(v.at(far, row * TOKENS), place), total)
+            v.store(total, to_near, place)  # before the far rows: one of them may be the near one
+            factor = v.load(near, place)
+            for row, gradients in enumerate(block):
+                v.add_to(v.at(to_far, row * TOKENS), place, gradients[place], factor)
+
+    v.cases(rows, range(1, NARROW + 1), of_rows)

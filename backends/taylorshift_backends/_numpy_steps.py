@@ -1,0 +1,179 @@
+"""The steps of both forms, compiled whole: from tokens as they were given to states and outputs, TOKENS at a time.
+
+What the core does between the products (normalise, augment, divide) is a pass through memory each in NumPy, and at small
+head dimensions they take longer than the products; here it happens where the tile lies in the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taylorshift_backends import _numpy_blocks as blocks
+from taylorshift_backends._numpy_compiled import each_matrix
+from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_kernels import TOKENS
+from taylorshift_backends._numpy_vectors import BYTES
+from taylorshift_core.features import n_features
+
+if TYPE_CHECKING:
+    from taylorshift_core import Run
+
+Array = Any
+_zeros, _n_vectors, _n_rows, _prepare = blocks.zeros, blocks.n_vectors, blocks.n_rows, blocks.prepare
+_take_columns, _add_features, _give_state = blocks.take_columns, blocks.add_features, blocks.give_state
+_take_state, _read_features, _divide = blocks.take_state, blocks.read_features, blocks.divide
+_add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
+
+
+def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
+    """Return the state of a tile of keys and values."""
+    shape = n_features(key.shape[-1] + 1), value.shape[-1] + 1
+    return (each_matrix(_summarise, shape, key, value, _kept(mask), options=(run.weighting.normalise,)),)
+
+
+def read(run: Run, query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
+    """Return the outputs of a tile of queries over the keys in a state."""
+    shape = query.shape[-2], _n_columns(run, weighted.shape[-1] - 1)
+    return (each_matrix(_read, shape, query, weighted, totals, scale, options=_options(run)),)
+
+
+def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: Array | None = None) -> tuple[Array]:
+    """Return the outputs of a tile of queries over all keys."""
+    shape = query.shape[-2], _n_columns(run, value.shape[-1])
+    return (each_matrix(_meet, shape, query, key, value, scale, _kept(mask), options=_options(run)),)
+
+
+def _kept(mask: Array | None) -> Array:
+    """Return which keys are attended, (..., 1, tokens), or no columns for all of them."""
+    return np.empty((1, 0), np.bool_) if mask is None else np.swapaxes(mask, -1, -2)
+
+
+def _n_columns(run: Run, value_dim: int) -> int:
+    return value_dim + run.keep + (run.keep and run.mean_size_one)
+
+
+def _options(run: Run) -> tuple[float, float, bool, bool, bool]:
+    weighting = run.weighting
+    return float(weighting.beta), float(weighting.gamma), weighting.normalise, run.mean_size_one, run.keep
+
+
+@compiled
+def _size(count: float, head_dim: int, mean_size_one: bool) -> float:
+    """Return the factor of outputs of mean size one; with no key attended any will do."""
+    return math.sqrt((count if count != 0 else 1) / head_dim) if mean_size_one else 1.0
+
+
+@compiled
+def _count(kept: Array, first: int, tokens: int, counts: Array) -> None:
+    """Write 1 for each token that is kept, 0 for the others of the tile."""
+    counts[:tokens] = 1
+    if kept.shape[0]:
+        counts[:tokens] = kept[first : first + tokens]
+    counts[tokens:] = 0
+
+
+@compiled
+def _summarise(key: Array, value: Array, kept: Array, normalise: bool, state: Array) -> None:
+    """Write the states of keys, (heads, tokens, head_dim), and values, (heads, tokens, value_dim)."""
+    heads, (_, length, dim) = state.shape[0], key.shape
+    width, columns, lanes, one = dim + 1, value.shape[2], BYTES // key.itemsize, key.dtype.type(1)
+    offsets, padded = width // 2 + 1, _n_vectors(columns, key) * lanes
+    tile, counts, panels = _zeros(_n_rows(width) * TOKENS, key), _zeros(TOKENS, key), _zeros(TOKENS * padded, key)
+    sums, moments = _zeros(width * offsets * padded, key), _zeros(width * offsets * lanes, key)
+    for head in range(heads):
+        rows, values, own = _of_head(key, head), _of_head(value, head), _of_head(kept, head)[0]
+        sums[:] = 0
+        moments[:] = 0
+        for first in range(0, length, TOKENS):
+            tokens = min(TOKENS, length - first)
+            _prepare(rows, own, first, tokens, one, one, normalise, tile, True)
+            _count(own, first, tokens, counts)
+            _take_columns(values, own, first, tokens, columns, panels)
+            _add_features(tile, counts, panels, tokens, width, columns, sums, moments)
+        _give_state(sums, moments, width, state[head])
+
+
+@compiled
+def _read(
+    query: Array, weighted: Array, totals: Array, scale: Array, beta: float, gamma: float,
+    normalise: bool, mean_size_one: bool, keep: bool, output: Array,
+) -> None:  # fmt: skip
+    """Write the outputs of queries, (heads, tokens, head_dim), over states, (heads, features, value_dim + 1)."""
+    heads, (_, length, dim) = output.shape[0], query.shape
+    width, columns, kind = dim + 1, weighted.shape[2] - 1, query.dtype.type
+    offsets, padded = width // 2 + 1, _n_vectors(columns, query) * (BYTES // query.itemsize)
+    tile, last, panels = _zeros(_n_rows(width) * TOKENS, query), _zeros(TOKENS, query), _zeros(TOKENS * padded, query)
+    state, form = _zeros(width * offsets * padded, query), _zeros(width * offsets, query)
+    last_row, factor_of_totals, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
+    for head in range(heads):
+        rows, total, factor = _of_head(query, head), _of_head(totals, head)[0], _of_head(scale, head)[0, 0]
+        size = kind(_size(total[columns], dim, mean_size_one))
+        _take_state(_of_head(weighted, head), width, state, form)
+        for first in range(0, length, TOKENS):
+            tokens = min(TOKENS, length - first)
+            _prepare(rows, everything, first, tokens, factor, last_row, normalise, tile, True)
+            _read_features(tile, state, form, tokens, width, columns, panels, last)
+            _divide(panels, last, total, factor_of_totals, size, keep, first, tokens, output[head])
+
+
+@compiled
+def _meet(
+    query: Array, key: Array, value: Array, scale: Array, kept: Array, beta: float, gamma: float,
+    normalise: bool, mean_size_one: bool, keep: bool, output: Array,
+) -> None:  # fmt: skip
+    """Write the outputs of queries, (heads, tokens, head_dim), over keys and values of a head each.
+
+    All queries are prepared and all sums stand by, so that a key is prepared once for all of them.
+    """
+    heads, (_, n_queries, dim) = output.shape[0], query.shape
+    n_keys, width, columns, kind, one = key.shape[1], dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
+    lanes, n_tiles = BYTES // key.itemsize, -(-n_queries // TOKENS)
+    padded, of_tile = _n_vectors(columns, key) * lanes, width * TOKENS
+    near, far, counts = _zeros(n_tiles * of_tile, key), _zeros(of_tile, key), _zeros(TOKENS, key)
+    panels, sums = _zeros(TOKENS * padded, key), _zeros(n_tiles * TOKENS * padded, key)
+    normalisers, scores = _zeros(n_tiles * TOKENS * lanes, key), _scores_memory(key)
+    totals, last = np.zeros(columns + 1, key.dtype), _zeros(TOKENS, key)
+    last_row, factor_of_totals, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
+    for head in range(heads):
+        queries, keys, values = _of_head(query, head), _of_head(key, head), _of_head(value, head)
+        factor, own = _of_head(scale, head)[0, 0], _of_head(kept, head)[0]
+        sums[:] = 0
+        normalisers[:] = 0
+        totals[:] = 0
+        for tile in range(n_tiles):
+            start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
+            _prepare(queries, everything, start, rows, factor, last_row, normalise, near[tile * of_tile :], False)
+        for first in range(0, n_keys, TOKENS):
+            tokens = min(TOKENS, n_keys - first)
+            _prepare(keys, own, first, tokens, one, one, normalise, far, False)
+            _count(own, first, tokens, counts)
+            _take_columns(values, own, first, tokens, columns, panels)
+            _add_totals(values, own, first, tokens, totals)
+            for tile in range(n_tiles):
+                start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
+                _add_scores(
+                    near[tile * of_tile :], far, counts, panels, rows, tokens, width, columns,
+                    scores, sums[start * padded :], normalisers[start * lanes :],
+                )  # fmt: skip
+        size = kind(_size(totals[columns], dim, mean_size_one))
+        for tile in range(n_tiles):
+            start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
+            for row in range(rows):
+                place = (start + row) * lanes
+                last[row] = normalisers[place : place + lanes].sum()
+            _divide(sums[start * padded :], last, totals, factor_of_totals, size, keep, start, rows, output[head])
+
+
+@compiled
+def _add_totals(value: Array, kept: Array, first: int, tokens: int, totals: Array) -> None:
+    """Add [value, 1] of the tokens that are kept to totals."""
+    columns = value.shape[1]
+    for token in range(tokens):
+        if not kept.shape[0] or kept[first + token]:
+            row = value[first + token]
+            for column in range(columns):
+                totals[column] += row[column]
+            totals[columns] += 1

@@ -1,0 +1,87 @@
+"""Tensors on the CPU, computed by the NumPy adapter on views of their memory: its tiles are faster than PyTorch's operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from taylorshift_backends._torch_kinds import forwards, transformed
+from taylorshift_core import Operands
+from taylorshift_core.loops import most_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taylorshift_core import Evaluation
+
+Array = Any
+Arrays = tuple[Array, ...]
+_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+def stand_in(query: Array) -> str | None:
+    """Return the adapter that attention of tensors like this one is planned for, see `taylorshift_core.Backend`."""
+    return "numpy" if _is_view(query) and query.dtype in _DTYPES else None
+
+
+def attend(evaluation: Evaluation, operands: Operands) -> Arrays:
+    """Return the results of an evaluation."""
+    return _computed(lambda where, given: where.attend(given[0]), evaluation, operands)
+
+
+def attend_keeping(evaluation: Evaluation, operands: Operands) -> tuple[Arrays, Arrays]:
+    """Return the results of an evaluation, and what is kept for their gradients."""
+    return _computed(lambda where, given: where.attend_keeping(given[0]), evaluation, operands)
+
+
+def vjp(evaluation: Evaluation, operands: Operands, kept: Arrays, cotangents: Arrays) -> Arrays:
+    """Return the gradients to the operands of an evaluation."""
+    return _computed(lambda where, given: where.vjp(*given), evaluation, operands, kept, cotangents)
+
+
+def _computed(method: Callable[[Evaluation, tuple[Any, ...]], Any], evaluation: Evaluation, *given: Any) -> Any:
+    """Return what a method returns where it can be computed: by who stands in, or in PyTorch's own operators."""
+    if not evaluation.has_stand_in:
+        return method(evaluation, given)
+    if forwards() or transformed() or not all(_is_view(each) for each in _tensors(given)):
+        return method(evaluation.without_stand_in(), given)
+    limit = most_threads.set(torch.get_num_threads())
+    try:
+        where = evaluation.of_stand_in(_DTYPES[given[0].query.dtype], "cpu")
+        return _mapped(_tensor, method(where, _mapped(_view, given)))
+    finally:
+        most_threads.reset(limit)
+
+
+def _is_view(thing: Any) -> bool:
+    """Tell whether a tensor has memory that NumPy can look at."""
+    return (
+        type(thing) in (torch.Tensor, torch.nn.Parameter)
+        and thing.device.type == "cpu"
+        and thing.layout is torch.strided
+        and not thing.is_neg()
+    )
+
+
+def _tensors(given: Any) -> list[Array]:
+    if isinstance(given, tuple):
+        return [each for part in given for each in _tensors(part)]
+    return [given] if isinstance(given, torch.Tensor) else []
+
+
+def _mapped(function: Callable[[Any], Any], given: Any) -> Any:
+    """Return tuples of arrays, or of tuples of them, with a function applied to each array."""
+    if isinstance(given, tuple):
+        parts = [_mapped(function, each) for each in given]
+        return Operands(*parts) if isinstance(given, Operands) else tuple(parts)
+    return function(given)
+
+
+def _view(thing: Any) -> Any:
+    return thing.detach().numpy() if isinstance(thing, torch.Tensor) else thing
+
+
+def _tensor(thing: Any) -> Any:
+    return torch.from_numpy(np.asarray(thing, order="C")) if isinstance(thing, np.ndarray | np.generic) else thing
