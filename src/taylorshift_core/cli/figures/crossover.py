@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 HEADLINE_DIM, HEADLINE_TIME, HEADLINE_MEMORY = 32, 1700, 800  # "from about 1700 tokens", "as short as 800 tokens"
 _HEADS = 2
+_MOST_PRODUCTS = 4e10  # of all pairs of a head: what takes longer than a second or so is left out
 _FINE = (4, 8, 16, 32, 64, 128)
 _WIDEST_STORED = 64  # head_dim up to which the published forms are measured: their features take hundreds of megabytes
 _MEMORY_AT = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # lengths, as multiples of the length that is predicted
@@ -36,11 +37,12 @@ _MEMORY_AT = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # lengths, as multiples of the le
 
 def _units(bench: Bench) -> list[Unit]:
     effort = bench.effort
-    times = [
-        partial(_times, bench, Case(_HEADS, max(2, round(factor * crossover_length(head_dim))), head_dim))
+    cases = [
+        Case(_HEADS, max(2, round(factor * crossover_length(head_dim))), head_dim)
         for head_dim in effort.crossover_dims
         for factor in effort.crossover_at
     ]
+    times = [partial(_times, bench, case) for case in cases if case.length**2 * case.head_dim <= _MOST_PRODUCTS]
     memories = [partial(_memory, head_dim) for head_dim in effort.crossover_dims if head_dim <= _WIDEST_STORED]
     return [*memories, *times]
 

@@ -54,7 +54,7 @@ FULL = Effort(
     head_dims=(16, 32, 64),
     lengths=(128, 256, 512, 1024, 2048, 4096, 8192),
     crossover_dims=(8, 16, 32, 64, 128),
-    crossover_at=(0.125, 0.25, 0.5, 1, 2),
+    crossover_at=(0.25, 0.5, 1, 2, 3),
     width=256,
     head_counts=(2, 4, 8, 16, 32),
     heads_length=2048,
@@ -66,7 +66,7 @@ FULL = Effort(
     copied_megabytes=256,
     roofline_length=4096,
     contexts=(100, 1000, 10_000, 100_000),
-    libraries_length=2048,
+    libraries_length=1024,
     training_lengths=(256, 1024, 4096),
 )
 
