@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,8 +77,6 @@ def _output(arguments: argparse.Namespace) -> Path:
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:
-    from dataclasses import replace
-
     effort = QUICK if arguments.quick else FULL
     return effort if arguments.seconds is None else replace(effort, seconds=arguments.seconds)
 
