@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,6 @@ def _output(arguments: argparse.Namespace) -> Path:
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:
-    from dataclasses import replace
-
     effort = QUICK if arguments.quick else FULL
     return effort if arguments.seconds is None else replace(effort, seconds=arguments.seconds)
 

@@ -150,8 +150,8 @@ def _draw(rows: Sequence[Row], axes: Sequence[Axes], theme: Theme) -> None:
         axis.set_xticks(_FINE, [str(d) for d in _FINE])
         axis.minorticks_off()
         axis.set_xlabel("head_dim (entries of a key)")
-    finish(time, "time", "length from which the efficient form is faster (tokens)")
-    finish(memory, "memory", "length from which the efficient form holds less (tokens)")
+    finish(time, f"time, {_HEADS} heads, float32", "length from which the efficient form is faster (tokens)")
+    finish(memory, "memory, one head, float32", "length from which the efficient form holds less (tokens)")
 
 
 FIGURE = Figure(

@@ -87,7 +87,12 @@ def _draw_times(axes: Axes, rows: Sequence[Row], theme: Theme, head_dim: int) ->
             axes.axvline(found, color=colour, linewidth=1, linestyle=":", label=f"ahead of {rival}")
             places.append(f"{rival} from {float(f'{found:.2g}'):,.0f}")
     ahead = f"; efficient form ahead of\n{', '.join(places)}" if places else ""
-    finish(axes, f"time, head_dim {head_dim}{ahead}", "time of one call (ms)", legend=False)
+    finish(
+        axes,
+        f"time, {rows[0]['heads'] if rows else 'no'} heads, head_dim {head_dim}{ahead}",
+        "time of one call (ms)",
+        legend=False,
+    )
 
 
 def _draw_memory(axes: Axes, rows: Sequence[Row], theme: Theme, head_dim: int) -> None:
@@ -100,7 +105,7 @@ def _draw_memory(axes: Axes, rows: Sequence[Row], theme: Theme, head_dim: int) -
 
 FIGURE = Figure(
     "length",
-    "Several heads in float32; both axes are logarithmic, so a line twice as steep is a square. The direct form and softmax "
+    "Numbers are float32; both axes are logarithmic, so a line twice as steep is a square. The direct form and softmax "
     "take time with the square of the length, the efficient form with the length. Dotted lines mark from where on the "
     "efficient form is faster. Each result was checked against its definition in float64 before it was timed. Memory was watched "
     "in a process of its own, in runs that are not timed; it includes what threads keep for their next call. Both forms of this "
