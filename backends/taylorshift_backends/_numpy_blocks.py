@@ -15,7 +15,7 @@ import numpy as np
 
 from taylorshift_backends import _numpy_kernels as kernels
 from taylorshift_backends._numpy_jit import compiled, compiled_in_any_order
-from taylorshift_backends._numpy_kernels import NARROW, PANEL, READERS, SPAN, TOKENS
+from taylorshift_backends._numpy_kernels import ALONG, NARROW, PANEL, READERS, SPAN, TOKENS
 from taylorshift_backends._numpy_vectors import BYTES, ROWS
 
 Array = Any
@@ -232,7 +232,9 @@ def read_features(
     lanes, offsets = BYTES // tile.itemsize, width // 2 + 1
     last[:] = 0
     for i in range(width):
-        _quadratic(tile, i * TOKENS, tile, i * TOKENS, form, i * offsets, last, 0, n_far(i, width))
+        for token in range(0, tokens, ALONG * lanes):
+            here = i * TOKENS + token
+            _quadratic(tile, here, tile, here, form, i * offsets, last, token, n_far(i, width))
     for at in range(0, columns, PANEL * lanes):
         vectors = min(PANEL, n_vectors(columns - at, tile))
         span, readers, panel = vectors * lanes, READERS[vectors - 1], at * TOKENS
@@ -283,37 +285,84 @@ def add_scores(
 
 
 @compiled
+def add_triangle(
+    near: Array, far: Array, counts: Array, panels: Array, tokens: int, width: int, columns: int,
+    scores: Array, spare: Array, sums: Array, last: Array,
+) -> None:  # fmt: skip
+    """Add the squared scores of two tiles, where the key is not behind the query, times panels of values to sums.
+
+    Those times counts are added to `last`, one number a token; `spare` is memory for a vector a token.
+    """
+    lanes = BYTES // near.itemsize
+    for query in range(0, tokens, _TOGETHER):
+        keys = min(tokens, query + _TOGETHER)
+        for key in range(0, keys, SPAN * lanes):
+            for some in range(0, _TOGETHER, NARROW):
+                into, total = some * TOKENS + key, (query + some) * lanes
+                _score(near, query + some, far, key, counts, key, scores, into, spare, total, width)
+        for some in range(min(_TOGETHER, tokens - query)):
+            row = scores[some * TOKENS : some * TOKENS + keys]
+            row[query + some + 1 :] = 0
+            last[query + some] += _sum_of_products(row, counts)
+        for at in range(0, columns, PANEL * lanes):
+            vectors, panel = min(PANEL, n_vectors(columns - at, near)), at * TOKENS
+            for some in range(0, _TOGETHER, ROWS):
+                into = panel + (query + some) * vectors * lanes
+                _weigh(scores, some * TOKENS, panels, panel, sums, into, vectors, keys)
+
+
+@compiled_in_any_order
+def _sum_of_products(row: Array, counts: Array) -> float:
+    total = row[0] * 0
+    for i in range(row.shape[0]):
+        total += row[i] * counts[i]
+    return total
+
+
+@compiled
+def quadratic_form(moments: Array, width: int, form: Array) -> None:
+    """Write moments, a vector a feature, times their multiplicity."""
+    lanes, offsets = form.shape[0] and moments.shape[0] // form.shape[0], width // 2 + 1
+    for place in range(form.shape[0]):
+        form[place] = moments[place * lanes : (place + 1) * lanes].sum() * (2 if place % offsets else 1)
+
+
+@compiled
+def scale_squares(sums: Array, width: int, columns: int, factor: float) -> None:
+    """Multiply the sums of the features that are squares: halved, all sums are half of what counts with multiplicity."""
+    lanes, offsets = BYTES // sums.itemsize, width // 2 + 1
+    for at in range(0, columns, PANEL * lanes):
+        span = min(PANEL, n_vectors(columns - at, sums)) * lanes
+        for i in range(width):
+            start = width * offsets * at + i * offsets * span
+            for place in range(start, start + span):
+                sums[place] *= factor
+
+
+@compiled
 def scores_memory(like: Array) -> Array:
-    """Return the memory that `add_scores` keeps scores in."""
+    """Return the memory that `add_scores` and `add_triangle` keep scores in."""
     return zeros(_TOGETHER * TOKENS, like)
 
 
 @compiled
 def divide(
-    panels: Array,
-    last: Array,
-    totals: Array,
-    gamma: float,
-    size: float,
-    keep: bool,
-    first: int,
-    tokens: int,
-    output: Array,
+    panels: Array, token: int, total: float, totals: Array, gamma: float, size: float, keep: bool, output: Array
 ) -> None:
-    """Write sums over their normaliser, both with `gamma` times totals, times `size`; see `taylorshift_core._divide`.
+    """Write the sums of a token of a tile over their normaliser, both with `gamma` times totals, times `size`.
 
-    With `keep`, one over the normaliser follows, and what the output has columns for beyond it is the last of the totals.
+    `total` is the last of the sums, see `taylorshift_core._divide`. With `keep`, one over the normaliser follows, and what
+    the output has columns for beyond it is the last of the totals.
     """
     lanes, columns = BYTES // output.itemsize, totals.shape[0] - 1
-    for token in range(tokens):
-        normaliser = last[token] + gamma * totals[columns]
-        inverse = 1 / normaliser if normaliser != 0 else output.dtype.type(1)
-        factor, row = inverse * size, output[first + token]
-        for at in range(0, columns, PANEL * lanes):
-            n = min(PANEL * lanes, columns - at)
-            place = at * TOKENS + token * min(PANEL, n_vectors(columns - at, output)) * lanes
-            for column in range(n):
-                row[at + column] = (panels[place + column] + gamma * totals[at + column]) * factor
-        if keep:
-            row[columns] = inverse if normaliser != 0 else 0
-            row[columns + 1 :] = totals[columns]
+    normaliser = total + gamma * totals[columns]
+    inverse = 1 / normaliser if normaliser != 0 else output.dtype.type(1)
+    factor = inverse * size
+    for at in range(0, columns, PANEL * lanes):
+        n = min(PANEL * lanes, columns - at)
+        place = at * TOKENS + token * min(PANEL, n_vectors(columns - at, output)) * lanes
+        for column in range(n):
+            output[at + column] = (panels[place + column] + gamma * totals[at + column]) * factor
+    if keep:
+        output[columns] = inverse if normaliser != 0 else 0
+        output[columns + 1 :] = totals[columns]

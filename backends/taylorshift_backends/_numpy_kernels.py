@@ -28,7 +28,7 @@ PANEL = 2  # vectors of columns
 SPAN = 2  # vectors of tokens in a block of scores
 NARROW = ROWS * PANEL // SPAN  # rows in a block of scores
 READERS = (2 * ROWS, ROWS)  # tokens in a block that reads a panel of one vector, of two
-_ALONG = 6  # vectors of tokens at once in a quadratic form
+ALONG = 6  # vectors of tokens at once in a quadratic form
 _Pointer = Any
 _Number = Any
 
@@ -139,12 +139,10 @@ def moments(
 
 @_kernel
 def quadratic(v: Vectors, near: _Pointer, far: _Pointer, form: _Pointer, sums: _Pointer, offsets: _Number) -> None:
-    """Add to one number a token, of a whole tile: the sum over far rows of those times the near one times a number each."""
-    for first in range(0, TOKENS, _ALONG * v.lanes):
-        rows = partial(_row, v, v.at(far, first), _ALONG)
-        (row,) = v.block(offsets, lambda offset, _: v.at(form, offset), rows, 1, _ALONG)
-        for place, total in enumerate(row):
-            v.add_to(v.at(sums, first), place, total, v.load(v.at(near, first), place))
+    """Add to one number a token, of ALONG vectors: the sum over far rows of those times the near one times a number each."""
+    (row,) = v.block(offsets, lambda offset, _: v.at(form, offset), partial(_row, v, far, ALONG), 1, ALONG)
+    for place, total in enumerate(row):
+        v.add_to(sums, place, total, v.load(near, place))
 
 
 @_kernel

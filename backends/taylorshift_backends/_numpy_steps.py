@@ -14,7 +14,7 @@ import numpy as np
 from taylorshift_backends import _numpy_blocks as blocks
 from taylorshift_backends._numpy_compiled import each_matrix
 from taylorshift_backends._numpy_jit import compiled
-from taylorshift_backends._numpy_kernels import TOKENS
+from taylorshift_backends._numpy_kernels import PANEL, TOKENS
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from taylorshift_core import Run
 
 Array = Any
+_WIDE = 40  # rows of a tile: from here on a chunk's scores are few beside the features, and chunks are longer
 _zeros, _n_vectors, _n_rows, _prepare = blocks.zeros, blocks.n_vectors, blocks.n_rows, blocks.prepare
 _take_columns, _add_features, _give_state = blocks.take_columns, blocks.add_features, blocks.give_state
 _take_state, _read_features, _divide = blocks.take_state, blocks.read_features, blocks.divide
+_quadratic_form, _scale_squares, _add_triangle = blocks.quadratic_form, blocks.scale_squares, blocks.add_triangle
 _add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
@@ -44,6 +46,30 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
     """Return the outputs of a tile of queries over all keys."""
     shape = query.shape[-2], _n_columns(run, value.shape[-1])
     return (each_matrix(_meet, shape, query, key, value, scale, _kept(mask), options=_options(run)),)
+
+
+def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: Array) -> tuple[Array, tuple[Array]]:
+    """Return the state behind a tile of tokens, and the outputs of its queries over the keys before them and their own."""
+    mask, scale = rest if len(rest) > 1 else (None, rest[0])
+    leading, (length, dim), heads = carry.shape[:-2], query.shape[-2:], math.prod(carry.shape[:-2])
+    groups = math.prod(query.shape[:-2]) // max(heads, 1)
+    state, output = (
+        np.empty_like(carry, order="C"),
+        np.empty((*query.shape[:-1], _n_columns(run, value.shape[-1])), query.dtype),
+    )
+    scales = np.ascontiguousarray(np.broadcast_to(scale[..., 0, 0], query.shape[:-2]))
+    _scan(
+        np.ascontiguousarray(carry).reshape((heads, *carry.shape[-2:])),
+        np.ascontiguousarray(query).reshape((heads, groups, length, dim)),
+        np.ascontiguousarray(key).reshape((heads, *key.shape[-2:])),
+        np.ascontiguousarray(value).reshape((heads, *value.shape[-2:])),
+        np.broadcast_to(_kept(mask), (*leading, *_kept(mask).shape[-2:])).reshape((heads, 1, -1)) if mask is not None else _kept(mask)[None],
+        scales.reshape((heads, groups)),
+        *_options(run),
+        state.reshape((heads, *state.shape[-2:])),
+        output.reshape((heads, groups, length, output.shape[-1])),
+    )  # fmt: skip
+    return state, (output,)
 
 
 def _kept(mask: Array | None) -> Array:
@@ -107,16 +133,17 @@ def _read(
     offsets, padded = width // 2 + 1, _n_vectors(columns, query) * (BYTES // query.itemsize)
     tile, last, panels = _zeros(_n_rows(width) * TOKENS, query), _zeros(TOKENS, query), _zeros(TOKENS * padded, query)
     state, form = _zeros(width * offsets * padded, query), _zeros(width * offsets, query)
-    last_row, factor_of_totals, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
+    beta, gamma, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
     for head in range(heads):
         rows, total, factor = _of_head(query, head), _of_head(totals, head)[0], _of_head(scale, head)[0, 0]
         size = kind(_size(total[columns], dim, mean_size_one))
         _take_state(_of_head(weighted, head), width, state, form)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _prepare(rows, everything, first, tokens, factor, last_row, normalise, tile, True)
+            _prepare(rows, everything, first, tokens, factor, beta, normalise, tile, True)
             _read_features(tile, state, form, tokens, width, columns, panels, last)
-            _divide(panels, last, total, factor_of_totals, size, keep, first, tokens, output[head])
+            for token in range(tokens):
+                _divide(panels, token, last[token], total, gamma, size, keep, output[head, first + token])
 
 
 @compiled
@@ -135,8 +162,8 @@ def _meet(
     near, far, counts = _zeros(n_tiles * of_tile, key), _zeros(of_tile, key), _zeros(TOKENS, key)
     panels, sums = _zeros(TOKENS * padded, key), _zeros(n_tiles * TOKENS * padded, key)
     normalisers, scores = _zeros(n_tiles * TOKENS * lanes, key), _scores_memory(key)
-    totals, last = np.zeros(columns + 1, key.dtype), _zeros(TOKENS, key)
-    last_row, factor_of_totals, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
+    totals = np.zeros(columns + 1, key.dtype)
+    beta, gamma, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
     for head in range(heads):
         queries, keys, values = _of_head(query, head), _of_head(key, head), _of_head(value, head)
         factor, own = _of_head(scale, head)[0, 0], _of_head(kept, head)[0]
@@ -145,7 +172,7 @@ def _meet(
         totals[:] = 0
         for tile in range(n_tiles):
             start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
-            _prepare(queries, everything, start, rows, factor, last_row, normalise, near[tile * of_tile :], False)
+            _prepare(queries, everything, start, rows, factor, beta, normalise, near[tile * of_tile :], False)
         for first in range(0, n_keys, TOKENS):
             tokens = min(TOKENS, n_keys - first)
             _prepare(keys, own, first, tokens, one, one, normalise, far, False)
@@ -161,10 +188,71 @@ def _meet(
         size = kind(_size(totals[columns], dim, mean_size_one))
         for tile in range(n_tiles):
             start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
+            found = sums[start * padded :]
             for row in range(rows):
                 place = (start + row) * lanes
-                last[row] = normalisers[place : place + lanes].sum()
-            _divide(sums[start * padded :], last, totals, factor_of_totals, size, keep, start, rows, output[head])
+                total = normalisers[place : place + lanes].sum()
+                _divide(found, row, total, totals, gamma, size, keep, output[head, start + row])
+
+
+@compiled
+def _scan(
+    carry: Array, query: Array, key: Array, value: Array, kept: Array, scale: Array, beta: float, gamma: float,
+    normalise: bool, mean_size_one: bool, keep: bool, state: Array, output: Array,
+) -> None:  # fmt: skip
+    """Walk along keys and values, (heads, tokens, dim), and the queries, (heads, groups, tokens, head_dim), that share them.
+
+    What a chunk sees of earlier keys is read from the sums so far; inside it scores are made, half of them for nothing.
+    """
+    heads, groups, length, dim = query.shape
+    width, columns, kind, one = dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
+    lanes, rows, chunk = BYTES // key.itemsize, width * (width // 2 + 1), TOKENS // 2 if width < _WIDE else TOKENS
+    padded = _n_vectors(columns, key) * lanes
+    near, far = _zeros(_n_rows(width) * TOKENS, key), _zeros(_n_rows(width) * TOKENS, key)
+    counts, panels, scores = _zeros(TOKENS, key), _zeros(TOKENS * padded, key), _scores_memory(key)
+    sums, moments, form = _zeros(rows * padded, key), _zeros(rows * lanes, key), _zeros(rows, key)
+    found, last, spare = _zeros(TOKENS * padded, key), _zeros(TOKENS, key), _zeros(TOKENS * lanes, key)
+    beta, gamma, half, two, everything = kind(beta), kind(gamma), kind(0.5), kind(2), np.empty(0, np.bool_)
+    for head in range(heads):
+        own = _of_head(kept, head)[0]
+        _take_state(carry[head], width, sums, form)
+        moments[:] = 0
+        moments[::lanes] = form
+        for first in range(0, length, chunk):
+            tokens = min(chunk, length - first)
+            _prepare(key[head], own, first, tokens, one, one, normalise, far, True)
+            _count(own, first, tokens, counts)
+            _take_columns(value[head], own, first, tokens, columns, panels)
+            _quadratic_form(moments, width, form)
+            before = _totals(sums, moments, width, columns)
+            _scale_squares(sums, width, columns, half)
+            for group in range(groups):
+                factor, outputs = scale[head, group], output[head, group]
+                _prepare(query[head, group], everything, first, tokens, factor, beta, normalise, near, True)
+                _read_features(near, sums, form, tokens, width, columns, found, last)
+                found *= two
+                _add_triangle(near, far, counts, panels, tokens, width, columns, scores, spare, found, last)
+                totals = before.copy()
+                for token in range(tokens):
+                    _add_totals(value[head], own, first + token, 1, totals)
+                    size = kind(_size(totals[columns], dim, mean_size_one))
+                    _divide(found, token, last[token], totals, gamma, size, keep, outputs[first + token])
+            _scale_squares(sums, width, columns, two)
+            _add_features(far, counts, panels, tokens, width, columns, sums, moments)
+        _give_state(sums, moments, width, state[head])
+
+
+@compiled
+def _totals(sums: Array, moments: Array, width: int, columns: int) -> Array:
+    """Return the sums of [value, 1]: the row of the feature 1 * 1."""
+    lanes, offsets = BYTES // sums.itemsize, width // 2 + 1
+    totals, place = np.empty(columns + 1, sums.dtype), (width - 1) * offsets
+    for at in range(0, columns, PANEL * lanes):
+        span, n = min(PANEL, _n_vectors(columns - at, sums)) * lanes, min(PANEL * lanes, columns - at)
+        start = width * offsets * at + place * span
+        totals[at : at + n] = sums[start : start + n]
+    totals[columns] = moments[place * lanes : (place + 1) * lanes].sum()
+    return totals
 
 
 @compiled

@@ -32,6 +32,12 @@ def _compiled() -> Any:
     return _numpy_compiled
 
 
+def _side_by_side(state: Array, query: Array, *others: Array) -> bool:
+    """Tell whether keys, values, mask and state have the same leading axes, and queries no others than a group axis."""
+    leading = state.shape[:-2]
+    return query.shape[:-2][:-1] == leading[:-1] and all(each.shape[:-2] == leading for each in others)
+
+
 @cache
 def _steps() -> Any:
     from taylorshift_backends import _numpy_steps  # noqa: PLC0415
@@ -45,8 +51,15 @@ def _compiles(length: int) -> bool:
 
 def whole_step(name: str, *arrays: Array) -> Any:
     """Return a compiled step of the loops, see `taylorshift_core.tiles`, or None where it would not pay."""
-    tokens = arrays[0]
-    if not _compiles(tokens.shape[-2]) or tokens.dtype not in _KINDS or (name == "meet" and not arrays[1].shape[-2]):
+    tokens = arrays[name == "scan"]
+    length = tokens.shape[-2]
+    if (
+        not (_compiles(length) or (COMPILED and name == "summarise" and length == 0))
+        or tokens.dtype not in _KINDS
+        or (name == "meet" and not arrays[1].shape[-2])
+    ):
+        return None
+    if name == "scan" and not _side_by_side(*arrays):
         return None
     return getattr(_steps(), name)
 

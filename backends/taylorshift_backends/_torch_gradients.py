@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from taylorshift_backends import _torch_numpy
 from taylorshift_backends._torch_kinds import forwards, recorded, traced, transformed
 from taylorshift_backends._torch_operators import attend_traced
 from taylorshift_core import Operands
@@ -31,7 +30,7 @@ def differentiable(evaluation: Evaluation, operands: Operands) -> Arrays:
     if traced() and not transformed():
         return attend_traced(evaluation.without_stand_in(), operands, recorded=to_record)
     if not to_record or forwards():  # no place for functions of ours: inside them PyTorch loses an outer such mode
-        return _torch_numpy.attend(evaluation, operands)
+        return evaluation.attend(operands)
     results: Arrays = _Attend.apply(evaluation, *operands)
     return results[: 1 + evaluation.with_state]
 
@@ -43,7 +42,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(evaluation: Evaluation, *operands: Array) -> Arrays:
-        results, kept = _torch_numpy.attend_keeping(evaluation, Operands(*operands))
+        results, kept = evaluation.attend_keeping(Operands(*operands))
         return *results, *kept
 
     @staticmethod
@@ -105,12 +104,13 @@ def _pull_of(ctx: Any) -> tuple[Callable[..., Arrays], Arrays, list[int]]:
 
 def _pulled_anew(evaluation: Evaluation, operands: Arrays, cotangents: Arrays) -> Arrays:
     """Return the same with what is kept computed from the operands, so that its derivatives by them count."""
-    _, kept = evaluation.without_stand_in().attend_keeping(Operands(*operands))
-    return _pulled(evaluation.without_stand_in(), operands, kept, cotangents)
+    evaluation = evaluation.without_stand_in()
+    _, kept = evaluation.attend_keeping(Operands(*operands))
+    return _pulled(evaluation, operands, kept, cotangents)
 
 
 def _pulled(evaluation: Evaluation, operands: Arrays, kept: Arrays, cotangents: Arrays) -> Arrays:
-    gradients = _torch_numpy.vjp(evaluation, Operands(*operands), kept, cotangents)
+    gradients = evaluation.vjp(Operands(*operands), kept, cotangents)
     return tuple(each for i, each in enumerate(gradients) if _has_gradient(i, operands[i]))
 
 

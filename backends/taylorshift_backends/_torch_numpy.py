@@ -26,31 +26,14 @@ def stand_in(query: Array) -> str | None:
     return "numpy" if _is_view(query) and query.dtype in _DTYPES else None
 
 
-def attend(evaluation: Evaluation, operands: Operands) -> Arrays:
-    """Return the results of an evaluation."""
-    return _computed(lambda where, given: where.attend(given[0]), evaluation, operands)
-
-
-def attend_keeping(evaluation: Evaluation, operands: Operands) -> tuple[Arrays, Arrays]:
-    """Return the results of an evaluation, and what is kept for their gradients."""
-    return _computed(lambda where, given: where.attend_keeping(given[0]), evaluation, operands)
-
-
-def vjp(evaluation: Evaluation, operands: Operands, kept: Arrays, cotangents: Arrays) -> Arrays:
-    """Return the gradients to the operands of an evaluation."""
-    return _computed(lambda where, given: where.vjp(*given), evaluation, operands, kept, cotangents)
-
-
-def _computed(method: Callable[[Evaluation, tuple[Any, ...]], Any], evaluation: Evaluation, *given: Any) -> Any:
-    """Return what a method returns where it can be computed: by who stands in, or in PyTorch's own operators."""
-    if not evaluation.has_stand_in:
-        return method(evaluation, given)
+def elsewhere(evaluation: Evaluation, method: str, *given: Any) -> Any:
+    """Return what a method of an evaluation returns: computed by NumPy where it can look at all tensors, else by PyTorch."""
     if forwards() or transformed() or not all(_is_view(each) for each in _tensors(given)):
-        return method(evaluation.without_stand_in(), given)
+        return getattr(evaluation.without_stand_in(), method)(*given)
+    where = evaluation.of_stand_in(_DTYPES[given[0].query.dtype], "cpu")
     limit = most_threads.set(torch.get_num_threads())
     try:
-        where = evaluation.of_stand_in(_DTYPES[given[0].query.dtype], "cpu")
-        return _mapped(_tensor, method(where, _mapped(_view, given)))
+        return _mapped(_tensor, getattr(where, method)(*_mapped(_view, given)))
     finally:
         most_threads.reset(limit)
 

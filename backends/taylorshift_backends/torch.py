@@ -14,7 +14,7 @@ import torch
 from taylorshift_backends._torch_compiler import in_one_piece, register_pytrees
 from taylorshift_backends._torch_gradients import differentiable
 from taylorshift_backends._torch_loops import fold_tiles, map_tiles, scan_tiles
-from taylorshift_backends._torch_numpy import stand_in
+from taylorshift_backends._torch_numpy import elsewhere, stand_in
 from taylorshift_backends._torch_tiles import augment, feature_tile, matmul, squared_product
 from taylorshift_core import Backend
 from taylorshift_core.entries import wrap_entries
@@ -100,6 +100,7 @@ BACKEND = Backend(
     map_tiles=map_tiles,
     scan_tiles=scan_tiles,
     stand_in=stand_in,
+    elsewhere=elsewhere,
     differentiable=differentiable,
     scope=without_autocast,
     wait=wait,

@@ -42,6 +42,10 @@ def _no_stand_in(array: Array) -> None:  # noqa: ARG001  this adapter computes b
     return None
 
 
+def _not_elsewhere(evaluation: Any, method: str, *given: Any) -> Any:
+    return getattr(evaluation.without_stand_in(), method)(*given)
+
+
 def _no_scope(array: Array) -> AbstractContextManager[object]:  # noqa: ARG001  nothing to enter
     return nullcontext()
 
@@ -117,7 +121,10 @@ class Backend:
         The loops over tokens, see `taylorshift_core.loops`.
     stand_in
         ``query -> name or None``: the adapter for which attention is planned, because this one has it computed there, on
-        views of the same memory; `differentiable` does so, where it can, by `Evaluation.of_stand_in`.
+        views of the same memory.
+    elsewhere
+        ``(evaluation, method, *arguments) -> result``: calls a method of such an evaluation, on views by
+        `Evaluation.of_stand_in`, or where that is impossible by `Evaluation.without_stand_in`.
     differentiable
         ``(evaluation, operands) -> results``: evaluates so that the library's own automatic differentiation finds the
         gradients of `evaluation.vjp`, see `taylorshift_core.Evaluation`.
@@ -160,6 +167,7 @@ class Backend:
     scan_tiles: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_tiles
     scan_sums: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_sums
     stand_in: Callable[[Array], str | None] = _no_stand_in
+    elsewhere: Callable[..., Any] = _not_elsewhere
     differentiable: Callable[[Any, Any], tuple[Array, ...]] = _not_recorded
     no_gradients: str | None = None
     scope: Callable[[Array], AbstractContextManager[object]] = _no_scope

@@ -198,6 +198,9 @@ def attend_efficient(
 def _scan(run: Run, causal: Causal, state: Array, tiled: Arrays, scale: Array) -> tuple[Array, list[Array]]:
     """Return the state behind tokens (query, key, value and perhaps mask) in whole blocks, and parts of their outputs."""
     length, tile = tiled[0].shape[-2], run.plan.key_tile
+    whole_step = run.backend.whole_step("scan", state, *tiled) if causal.block == 1 else None
+    if whole_step is not None:
+        return _walk(run, whole_step, state, tiled, scale, tile)
     if causal.block >= state.shape[-2]:  # a block is long enough to have a state of its own
         return _walk(run, _attend_block, state, tiled, scale, causal.block)
     if run.backend.traced:  # lengths may be symbols, and a loop compiles once: a chunk at a time

@@ -86,12 +86,16 @@ class Evaluation:
 
     def attend(self, operands: Operands) -> Arrays:
         """Return the output, and the sums of a state if wanted."""
+        if self.has_stand_in:
+            return self._elsewhere("attend", operands)
         with self.run.backend.scope(operands.query):
             inputs = self._group(operands)
             return self._results(inputs, *_forms.attend(self.run, inputs))
 
     def attend_keeping(self, operands: Operands) -> tuple[Arrays, Arrays]:
         """Return the same, and what `vjp` needs beside the operands: one more output, normalisers, perhaps a state."""
+        if self.has_stand_in:
+            return self._elsewhere("attend_keeping", operands)
         run = replace(self.run, keep=True)
         with run.backend.scope(operands.query):
             inputs = self._group(operands)
@@ -104,6 +108,8 @@ class Evaluation:
 
         `cotangents` belong to the results, None stands for zeros. The gradient to a scale that is no array has no axes.
         """
+        if self.has_stand_in:
+            return self._elsewhere("vjp", operands, kept, cotangents)
         xp, problem = self.run.xp, self.call.problem
         with self.run.backend.scope(operands.query):
             inputs, (cotangent, to_sums) = self._group(operands), (*cotangents, None)[:2]
@@ -116,11 +122,16 @@ class Evaluation:
 
     def jvp(self, operands: Operands, tangents: tuple[Array | None, ...]) -> tuple[Arrays, Arrays]:
         """Return the results and their tangents, from tangents of the first five operands; None stands for zeros."""
+        if self.has_stand_in:
+            return self._elsewhere("jvp", operands, tangents)
         with self.run.backend.scope(operands.query):
             inputs, by = self._group(operands), self._group(self._moving(operands, tangents))
             outputs, sums = attend_jvp(self.run, inputs, by, with_state=self.with_state)
             at_by = [self._results(inputs, *each) for each in zip(outputs, sums, strict=True)]
             return at_by[0], at_by[1]
+
+    def _elsewhere(self, method: str, *given: Any) -> Any:
+        return self.run.backend.elsewhere(self, method, *given)
 
     def _group(self, operands: Operands) -> Inputs:
         query, key, value, scale, sums, key_mask, attn_mask = operands
