@@ -132,11 +132,16 @@ def wheel(session: nox.Session) -> None:
             session.run(str(programs / "taylorshift"), *session.posargs, external=True)
 
 
-@nox.session
-def benchmarks(session: nox.Session) -> None:
-    """Run the benchmarks, and show the speed of both forms beside others in tables and pictures, in .benchmarks/."""
+def install_peers(session: nox.Session) -> None:
+    """Install every library that runs on processors, and what to compare with."""
     extras = ",".join(["cli", *(backend for backend in BACKENDS if backend not in DEVICE_NEEDED)])
     install(session, f".[{extras}]", groups=("benchmarks",))
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Run the benchmarks, and show the speed of both forms beside others in tables, in .benchmarks/."""
+    install_peers(session)
     Path(".benchmarks").mkdir(exist_ok=True)
     if session.posargs:
         session.run("pytest", *session.posargs)
@@ -148,6 +153,13 @@ def benchmarks(session: nox.Session) -> None:
         session.run("pytest", "benchmarks", f"--benchmark-json={measured}")
     finally:
         session.run(*shown)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Measure the paper's figures with peers beside them; `-- --publish` puts them into the documentation."""
+    install_peers(session)
+    session.run("python", "benchmarks/report.py", *session.posargs)
 
 
 @nox.session

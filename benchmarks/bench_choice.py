@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from cases import CHOICE, DTYPE
 from contestants import installed_backends
-from side_by_side import take_turns
 
 from taylorshift_core import explain, load_backend
 from taylorshift_core.cli._measure import FORMS, runner
+from taylorshift_core.cli.figures.turns import take_turns
 
 CLOSE, OFTEN, WORST = 1.10, 0.95, 1.5
 

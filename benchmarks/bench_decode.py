@@ -14,12 +14,11 @@ import numpy as np
 import pictures
 import pytest
 
-from taylorshift_core import Decoder, State
+from taylorshift_core.cli.figures.decoders import DECODERS, HEAD_DIM, HEADS, state, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HEADS, HEAD_DIM = 8, 32
 LENGTHS = (100, 1000, 10_000, 100_000, 1_000_000)
 STEPS = {
     100: 400,
@@ -28,49 +27,13 @@ STEPS = {
     100_000: 20,
     1_000_000: 5,
 }  # for caches; the state takes one length as another
-Array = np.ndarray[Any, Any]
-
-
-def _tokens(length: int, seed: int = 0) -> tuple[Array, ...]:
-    rng = np.random.default_rng(seed)
-    return tuple(rng.standard_normal((HEADS, length, HEAD_DIM), dtype=np.float32) for _ in range(3))
-
-
-def state(length: int) -> tuple[Callable[[], Any], int]:
-    """Return a step of the decoder behind so many tokens, and the bytes that it keeps."""
-    _, key, value = _tokens(min(length, 10_000))
-    past = State.zeros(key, head_dim=HEAD_DIM, value_dim=HEAD_DIM, leading=(HEADS,))
-    for _ in range(max(1, length // 10_000)):
-        past = past.add(key, value)
-    decoder, token = Decoder(past), _tokens(1, seed=1)
-
-    def step() -> Any:
-        nonlocal decoder
-        output, decoder = decoder.step(*token)
-        return output
-
-    return step, past.sums.nbytes + decoder.tail * HEADS * (2 * HEAD_DIM + 2) * 4
-
-
-def numpy_cache(length: int) -> tuple[Callable[[], Any], int]:
-    """Return a step of softmax over a cache, in NumPy."""
-    _, keys, values = _tokens(length)
-    query, key, value = _tokens(1, seed=1)
-
-    def step() -> Array:
-        keys[:, -1:], values[:, -1:] = key, value
-        scores = query @ keys.swapaxes(-1, -2) / HEAD_DIM**0.5
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return weights @ values / weights.sum(axis=-1, keepdims=True)
-
-    return step, keys.nbytes + values.nbytes
 
 
 def torch_cache(length: int) -> tuple[Callable[[], Any], int]:
     """Return a step of scaled_dot_product_attention over a cache, in PyTorch."""
     torch = pytest.importorskip("torch")
-    _, keys, values = (torch.from_numpy(x)[None] for x in _tokens(length))
-    query, key, value = (torch.from_numpy(x)[None] for x in _tokens(1, seed=1))
+    _, keys, values = (torch.from_numpy(x)[None] for x in tokens(length))
+    query, key, value = (torch.from_numpy(x)[None] for x in tokens(1, seed=1))
 
     def step() -> Any:
         keys[:, :, -1:], values[:, :, -1:] = key, value
@@ -80,7 +43,7 @@ def torch_cache(length: int) -> tuple[Callable[[], Any], int]:
     return step, keys.nbytes + values.nbytes
 
 
-WAYS = {"state (NumPy)": state, "softmax, cache (NumPy)": numpy_cache, "softmax, cache (PyTorch)": torch_cache}
+WAYS = DECODERS | {"softmax, cache (PyTorch)": torch_cache}
 
 
 @dataclass

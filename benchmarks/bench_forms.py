@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cases import DTYPE, FEWEST_ROUNDS, FORMS, MOST_ROUNDS, PEAK, SECONDS
-from contestants import Contestant, contestants, matrix_product
-from machine import machine
+from contestants import contestants, matrix_product
+
+from taylorshift_core.cli.figures.machine import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from taylorshift_core.cli._speeds import Case
+    from taylorshift_core.cli.figures.contestants import Contestant
 
 
 def measure(benchmark: BenchmarkFixture, run: Callable[[], Any], **info: Any) -> None:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from cases import DTYPE, HEADS, LINEAR, PEAK, SMALL
-from contestants import Contestant, contestants, matrix_product
-from machine import machine
-from side_by_side import Ratio, ratio, take_turns
+from contestants import contestants, matrix_product
+from side_by_side import Ratio, ratio
 
 from taylorshift_core.cli._speeds import Case
+from taylorshift_core.cli.figures.machine import machine
+from taylorshift_core.cli.figures.turns import take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from taylorshift_core.cli.figures.contestants import Contestant
 
 FOLDER = Path(".benchmarks")
 SDPA, PUBLISHED = "torch SDPA", "published efficient (torch)"

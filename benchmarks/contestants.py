@@ -1,93 +1,24 @@
-"""Who is measured: every backend in both forms, what others have published, and the matrix product itself.
-
-A contestant takes NumPy arrays and gives a function that computes and waits; each is held against its definition in
-float64 before it is timed, on the first and last queries.
-"""
+"""Who is measured: every backend in both forms, what others have published, and the matrix product itself."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from oracle import attention_oracle
 
-from taylorshift_core import MissingLibraryError, attention, backend_names, load_backend
+from taylorshift_core import MissingLibraryError, backend_names, load_backend
+from taylorshift_core.cli.figures.contestants import Contestant, ours, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from taylorshift_core.cli._speeds import Case
-
     Run = Callable[[], Any]
 
 Array = np.ndarray[Any, Any]
-_ROWS = 32  # queries at either end that are checked
-_MOST_BYTES = 1 << 30  # that a contestant may hold which stores all features
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Somebody's attention; `start` returns the function to be timed, `definition` what it computes."""
-
-    name: str
-    library: str
-    start: Callable[[Sequence[Array], dict[str, Any]], Run]
-    definition: Callable[..., Array]
-    stores_features: bool = False
-
-    def takes(self, case: Case) -> bool:
-        """Tell whether the case is within reach."""
-        return not self.stores_features or 8 * case.heads * case.length * case.head_dim**2 <= _MOST_BYTES
-
-    def check(self, run: Run, arrays: Sequence[Array], options: dict[str, Any]) -> float:
-        """Return the largest error beside the largest output; raise if it is beyond what rounding explains."""
-        query, key, value = (array.astype(np.float64) for array in arrays)
-        rows = np.unique(np.clip(np.r_[:_ROWS, -_ROWS:0] % query.shape[-2], 0, None))
-        options = {name: x for name, x in options.items() if name != "is_causal"} | _seen(query, key, rows, options)
-        expected = self.definition(query[:, rows], key, value, **options)
-        got = to_numpy(run())[:, rows]
-        error = float(np.max(np.abs(got - expected)) / np.max(np.abs(expected)))
-        terms = key.shape[-2] + (key.shape[-1] + 1) * (key.shape[-1] + 2) // 2
-        allowed = 4 * float(np.finfo(arrays[0].dtype).eps) * math.sqrt(terms)
-        if not error <= allowed:
-            msg = f"{self.name} is off by {error:.2g} of the largest output, where rounding explains {allowed:.2g}"
-            raise AssertionError(msg)
-        return error
-
-
-def _seen(query: Array, key: Array, rows: Array, options: dict[str, Any]) -> dict[str, Any]:
-    if not options.get("is_causal"):
-        return {}
-    return {"allowed": np.arange(key.shape[-2])[None, :] <= rows[:, None]}
-
-
-def to_numpy(result: Any) -> Array:
-    """Return the result of any contestant in NumPy, three axes."""
-    array = np.asarray(result)
-    return array[0] if array.ndim == 4 else array
-
-
-def _softmax(query: Array, key: Array, value: Array, allowed: Array | None = None) -> Array:
-    scores = query @ np.swapaxes(key, -1, -2) / math.sqrt(query.shape[-1])
-    scores = scores if allowed is None else np.where(allowed, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights @ value / weights.sum(axis=-1, keepdims=True)
-
-
-def _ours(name: str, form: str, arrays: Sequence[Array], options: dict[str, Any]) -> Run:
-    backend = load_backend(name)
-    inputs = [backend.from_numpy(array) for array in arrays]
-    on_device = {name: backend.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
-    call = partial(attention, form=form, **on_device)
-    if name == "jax":
-        import jax
-
-        call = jax.jit(call)
-    return lambda: backend.wait(call(*inputs))
 
 
 def _torch(function: Callable[..., Any]) -> Callable[[Sequence[Array], dict[str, Any]], Run]:
@@ -107,7 +38,8 @@ def _torch(function: Callable[..., Any]) -> Callable[[Sequence[Array], dict[str,
     return start
 
 
-def _torch_sdpa(query: Any, key: Any, value: Any, **options: Any) -> Any:
+def torch_sdpa(query: Any, key: Any, value: Any, **options: Any) -> Any:
+    """Return softmax attention of PyTorch's own."""
     from torch.nn.functional import scaled_dot_product_attention
 
     return scaled_dot_product_attention(query, key, value, **options)
@@ -158,6 +90,13 @@ def _taylor_series(arrays: Sequence[Array], options: dict[str, Any]) -> Run:
     return run
 
 
+def _jitted(call: Callable[..., Any]) -> Callable[..., Any]:
+    import jax
+
+    compiled: Callable[..., Any] = jax.jit(call)
+    return compiled
+
+
 def _jax_softmax(arrays: Sequence[Array], options: dict[str, Any]) -> Run:
     import jax
 
@@ -188,12 +127,12 @@ def installed_backends() -> list[str]:
 def contestants() -> tuple[Contestant, ...]:
     """Return all whose libraries are installed."""
     found = [
-        Contestant(f"{name} {form}", name, partial(_ours, name, form), attention_oracle)
+        ours(name, form, attention_oracle, _jitted if name == "jax" else lambda call: call)
         for name in installed_backends()
         for form in ("direct", "efficient")
     ]
     if _installed("torch"):
-        found.append(Contestant("torch SDPA", "torch", _torch(_torch_sdpa), _softmax))
+        found.append(Contestant("torch SDPA", "torch", _torch(torch_sdpa), softmax))
         found.append(
             Contestant(
                 "published efficient (torch)", "torch", _torch(published), attention_oracle, stores_features=True
@@ -204,7 +143,7 @@ def contestants() -> tuple[Contestant, ...]:
         name = "taylor-series-linear-attention"
         found.append(Contestant(name, "torch", _taylor_series, definition, stores_features=True))
     if _installed("jax"):
-        found.append(Contestant("jax dot_product_attention", "jax", _jax_softmax, _softmax))
+        found.append(Contestant("jax dot_product_attention", "jax", _jax_softmax, softmax))
     return tuple(found)
 
 

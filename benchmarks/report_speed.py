@@ -1,7 +1,7 @@
-"""Turn the JSON of `bench_forms` into tables and pictures: ``python benchmarks/report_speed.py [--publish] FILE.json``.
+"""Turn the JSON of `bench_forms` into tables: ``python benchmarks/report_speed.py [--publish] FILE.json``.
 
-Written to .benchmarks/; with --publish, the table and the pictures that the documentation shows go to
-benchmarks/results/ as well.
+Written to .benchmarks/; with --publish, what the documentation shows goes to benchmarks/results/ as well. Pictures are
+drawn by `report.py`.
 """
 
 from __future__ import annotations
@@ -10,25 +10,19 @@ import argparse
 import json
 import shutil
 from dataclasses import dataclass
-from itertools import pairwise
-from math import exp, log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pictures
-from bench_peak import PEAKS
 from cases import HEADS
 
+from taylorshift_core.cli.figures.crossing import crossing
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from matplotlib.axes import Axes
-
+FOLDER = Path(".benchmarks")
 RESULTS = Path(__file__).parent / "results"
 SDPA = "torch SDPA"
-DRAWN = ("numpy direct", "numpy efficient", "torch efficient", SDPA, "published efficient (torch)")
-_COLOURS = dict(zip(DRAWN, (*pictures.COLOURS, "#E69F00"), strict=True))
-_MARKERS = dict(zip(DRAWN, (*pictures.MARKERS, "v"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -84,21 +78,6 @@ def read(path: Path) -> Report:
             continue
         where = info
     return Report(timings, rates, where)
-
-
-def crossing(lengths: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Return the length from which on ours is faster, straight lines between points of a log-log plot; None if never.
-
-    0 where ours is faster throughout.
-    """
-    leads = [log(mine / its) for mine, its in zip(ours, theirs, strict=True)]
-    if not leads or leads[-1] >= 0:
-        return None
-    points = list(zip(map(log, lengths), leads, strict=True))
-    for (x, lead), (next_x, next_lead) in reversed(list(pairwise(points))):
-        if lead >= 0:
-            return exp(x + (next_x - x) * lead / (lead - next_lead))
-    return 0.0
 
 
 def crossover(report: Report, contestant: str, head_dim: int, other: str = SDPA) -> float | None:
@@ -185,77 +164,20 @@ def _shares(report: Report) -> list[str]:
     return _table(["", "d", "N", "share"], rows)
 
 
-def draw(report: Report) -> Iterator[str]:
-    """Write the pictures; yield their names."""
-    pictures.save("time", lambda *axes: _draw_times(report, axes), len(report.head_dims))
-    yield "time"
-    pictures.save("share", lambda axes: _draw_shares(report, axes))
-    yield "share"
-    if PEAKS.exists():
-        pictures.save("memory", _draw_memory)
-        yield "memory"
-
-
-def _draw_times(report: Report, all_axes: Sequence[Axes]) -> None:
-    for axes, d in zip(all_axes, report.head_dims, strict=True):
-        for name in DRAWN:
-            timings = report.of(name, d)
-            lengths = [each.length for each in timings]
-            style = {"color": _COLOURS[name], "marker": _MARKERS[name], "label": name}
-            axes.plot(lengths, [1e3 * each.median for each in timings], **style)
-            low, high = [1e3 * each.low for each in timings], [1e3 * each.high for each in timings]
-            axes.fill_between(lengths, low, high, color=_COLOURS[name], alpha=0.25, linewidth=0)
-        length = crossover(report, "numpy efficient", d)
-        if length:
-            axes.axvline(length, color="grey", linestyle=":", label=f"crossover with {SDPA}: {length:.0f} tokens")
-        pictures.label(axes, f"head_dim {d}, {HEADS} heads, float32", "length (tokens)", "time of one call (ms)")
-
-
-def _draw_shares(report: Report, axes: Axes) -> None:
-    for name in DRAWN:
-        curve = []
-        for d in report.head_dims:
-            timings = report.of(name, d)
-            rate = report.rates.get(timings[0].library) if timings else None
-            if rate and name.endswith(" efficient"):
-                curve.append((d, 100 * max(each.operations / each.median for each in timings) / rate))
-        if curve:
-            x, y = zip(*curve, strict=True)
-            axes.plot(x, y, color=_COLOURS[name], marker=_MARKERS[name], label=name)
-    axes.axhline(100, color="grey", linestyle=":", label="large matrix product of the same library")
-    pictures.label(axes, "Efficient form beside a matrix product", "head_dim", "share of its rate (%)")
-    axes.set(yscale="linear", ylim=(0, 115))
-    axes.set_xticks(report.head_dims, [str(d) for d in report.head_dims])
-    axes.minorticks_off()
-
-
-def _draw_memory(axes: Axes) -> None:
-    peaks = json.loads(PEAKS.read_text(encoding="utf-8"))
-    for name in DRAWN:
-        points = [(length, max(megabytes, 0.1)) for other, length, megabytes in peaks["points"] if other == name]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=_COLOURS[name], marker=_MARKERS[name], label=name)
-    title = f"Memory, head_dim {peaks['head_dim']}, {peaks['heads']} heads, float32"
-    pictures.label(axes, title, "length (tokens)", "peak beyond inputs and output (MB)")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="what pytest-benchmark wrote with --benchmark-json")
-    parser.add_argument("--publish", action="store_true", help="copy table and pictures to benchmarks/results/")
+    parser.add_argument("--publish", action="store_true", help="copy tables to benchmarks/results/")
     arguments = parser.parse_args()
     report = read(arguments.file)
-    pictures.FOLDER.mkdir(exist_ok=True)
-    table = pictures.FOLDER / "speed.md"
+    FOLDER.mkdir(exist_ok=True)
+    table = FOLDER / "speed.md"
     table.write_text(markdown(report), encoding="utf-8")
     print(table.read_text(encoding="utf-8"))
-    names = list(draw(report))
     if arguments.publish:
         RESULTS.mkdir(exist_ok=True)
-        drawn = [pictures.FOLDER / f"{name}-{ground}.png" for name in names for ground in ("light", "dark")]
-        goals = pictures.FOLDER / "goals.md"
-        for path in (table, *drawn, *([goals] if goals.exists() else [])):
+        goals = FOLDER / "goals.md"
+        for path in (table, *([goals] if goals.exists() else [])):
             shutil.copy(path, RESULTS / path.name)
 
 

@@ -13,7 +13,8 @@ from cli_run import refusal
 
 from taylorshift_core import _calibration, backend_names
 from taylorshift_core._plan import forget_prices
-from taylorshift_core.cli import COMMANDS, _backends, _calibrate, _speeds, main
+from taylorshift_core.cli import COMMANDS, _backends, _calibrate, _speeds, figures, main
+from taylorshift_core.cli.figures import maps, weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv(_calibration.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(_calibrate, "CASES", _speeds.CASES[2:3])
     monkeypatch.setattr(_backends, "backend_names", lambda: ("array_api_strict", "numpy"))
+    monkeypatch.setattr(figures, "all_figures", lambda: (weight.FIGURE, maps.FIGURE))
+    monkeypatch.setattr("webbrowser.open", lambda _address: True)
     forget_prices()
     yield tmp_path
     monkeypatch.undo()
@@ -60,7 +63,9 @@ def test_every_example_of_the_help_runs(capsys: pytest.CaptureFixture[str], fold
             assert command is None or command == "demo" or example[0] == command
         made = set(folder.iterdir()) - before
         assert all(
-            name in {path.name for path in made} for name in ("output.npy", "picture.png") if name in example
+            name in {path.name for path in made}
+            for name in ("output.npy", "picture.png", "report.html")
+            if name in example
         ) or ("--force" in example)
 
 

@@ -28,6 +28,7 @@ SMALL = {
     "bench": ["--query", "2x30x4", "--repeats", "2", "--dtype", "float16"],
     "crossover": [],
     "calibrate": ["--backend", "numpy", "--repeats", "1"],
+    "report": ["--quick", "--only", "weight", "--no-open"],
     "info": [],
 }
 

@@ -6,9 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import report_speed
-from report_speed import crossing, crossover, markdown, read
-from side_by_side import ratio, take_turns
+from report_speed import crossover, markdown, read
+from side_by_side import ratio
+
+from taylorshift_core.cli.figures.crossing import crossing
+from taylorshift_core.cli.figures.turns import take_turns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,16 +73,6 @@ def test_the_tables_say_it(file: Path) -> None:
     assert "| numpy efficient | 250 |" in lines
     assert "| numpy efficient | 16 | 100 | 1 % |" in lines
     assert any(line.startswith("abacus, 2 cores") for line in lines)
-
-
-def test_pictures_are_drawn_for_both_grounds(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pictures.FOLDER", tmp_path / "pictures")
-    monkeypatch.setattr(report_speed, "PEAKS", tmp_path / "peak.json")
-    points = [("numpy efficient", 100, 3.0), ("numpy efficient", 200, 0.0)]
-    report_speed.PEAKS.write_text(json.dumps({"heads": 1, "head_dim": 2, "points": points}), encoding="utf-8")
-    assert list(report_speed.draw(read(file))) == ["time", "share", "memory"]
-    drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
-    assert drawn == {f"{name}-{ground}.png" for name in ("time", "share", "memory") for ground in ("light", "dark")}
 
 
 def test_ratios_are_of_rounds_in_which_both_took_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:

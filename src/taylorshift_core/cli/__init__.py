@@ -19,7 +19,7 @@ from taylorshift_core.errors import TaylorShiftError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "attend", "explain", "bench", "crossover", "calibrate", "info")
+COMMANDS = ("demo", "attend", "explain", "bench", "crossover", "calibrate", "report", "info")
 WRONG_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141  # the last two as a shell reports SIGINT and SIGPIPE
 
 __all__ = ["COMMANDS", "main"]

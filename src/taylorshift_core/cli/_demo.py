@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Measure, and draw the picture."""
     if arguments.save_plot is not None:
         check_output(arguments.save_plot, _picture.SUFFIXES, force=arguments.force)
-        _picture.check_matplotlib()
+        _picture.check_matplotlib("--save-plot")
     backends, absent = find_backends(arguments.backend)
     text = read_text(arguments.text, arguments.tokens)
     arrays = project(text.content, arguments.heads, arguments.head_dim, arguments.seed)

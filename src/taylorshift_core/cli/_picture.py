@@ -26,12 +26,12 @@ _SHORTEST, _POINTS = 128, 6  # of the curve of time against length
 _HEAD = 0
 
 
-def check_matplotlib() -> None:
-    """Raise unless pictures can be drawn; asked before any work."""
+def check_matplotlib(wanted: str) -> None:
+    """Raise unless pictures can be drawn, for what is `wanted`; asked before any work."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        msg = '--save-plot needs matplotlib; install it with: pip install "taylorshift-core[cli]"'
+        msg = f'{wanted} needs matplotlib; install it with: pip install "taylorshift-core[cli]"'
         raise CommandError(msg) from error
 
 

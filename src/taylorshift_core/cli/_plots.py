@@ -46,20 +46,21 @@ def draw(weights: Array, content: bytes, times: Times) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     image = left.imshow(100 * weights, cmap="cividis", interpolation="nearest")
     figure.colorbar(image, ax=left, label="attention weight (% of the row's sum)", shrink=0.85)
-    _label_map(left, content)
+    label_bytes(left, content, 7)
+    left.set_title("Attention map of one head: which bytes of the text attend to which")
     _draw_times(right, times)
     return figure
 
 
-def _label_map(axes: Axes, content: bytes) -> None:
+def label_bytes(axes: Axes, content: bytes, size: float) -> None:
+    """Write the bytes of a text along both axes of its attention map."""
     signs = [_SIGNS.get(byte, chr(byte) if 32 < byte < 127 else "·") for byte in content]
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(len(signs)), signs, family="monospace", fontsize=7)
+        axis.set_ticks(range(len(signs)), signs, family="monospace", fontsize=size)
         axis.set_tick_params(length=0)
     for label in axes.get_xticklabels():
         label.set_verticalalignment("baseline")
     axes.xaxis.set_tick_params(pad=9)
-    axes.set_title("Attention map of one head: which bytes of the text attend to which")
     axes.set_xlabel("key (one byte each)")
     axes.set_ylabel("query (one byte each)")
 

@@ -1,0 +1,44 @@
+"""Timing of functions that take turns, so that what the machine does meanwhile falls on all alike."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PAUSE = 0.1  # seconds: threads of BLAS and OpenMP go on asking for work for a while, on cores that the next one needs
+BURST = 3  # calls in a row, of which the last counts: threads that have gone to sleep are awake by then
+
+
+def take_turns(
+    runs: Sequence[Callable[[], Any]],
+    *,
+    seconds: float = 2.0,
+    fewest: int = 5,
+    most: int = 40,
+    pause: float = PAUSE,
+    bursts: Sequence[int] | None = None,
+) -> np.ndarray[Any, Any]:
+    """Return the seconds of each run (columns) in each round (rows), after one round that does not count.
+
+    A turn is a short burst of calls after a pause, so that neither the threads of the one before nor one's own that have
+    to be woken are in what is measured. `bursts` says how many calls those of each run are, by default three.
+    """
+    for run in runs:
+        run()
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < fewest or (len(rounds) < most and time.perf_counter() < end):
+        row = []
+        for run, burst in zip(runs, bursts or [BURST] * len(runs), strict=True):
+            time.sleep(pause)
+            for _ in range(burst):
+                start = time.perf_counter()
+                run()
+            row.append(time.perf_counter() - start)
+        rounds.append(row)
+    return np.asarray(rounds)
