@@ -75,7 +75,7 @@ def _squares(row: Array) -> float:
 
 
 @compiled
-def _length(row: Array) -> tuple[float, float]:
+def length(row: Array) -> tuple[float, float]:
     """Return two factors whose product is the length of a row: neither overflows, and the row over the first has squares."""
     one = row.dtype.type(1)
     if row.shape[0] == 0:
@@ -120,8 +120,8 @@ def prepare(
             for i in range(dim):
                 tile[i * TOKENS + token] = 0
         elif normalise:
-            largest, length = _length(row)
-            factor = scale / length
+            largest, size = length(row)
+            factor = scale / size
             if largest == 1:
                 for i in range(dim):
                     tile[i * TOKENS + token] = row[i] * factor

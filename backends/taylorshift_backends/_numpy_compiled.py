@@ -28,6 +28,7 @@ _take_columns, _give_columns, _add_features, _give_state = (
     blocks.give_state,
 )
 _take_state, _read_features, _add_back = blocks.take_state, blocks.read_features, blocks.add_back
+_prepare, _length = blocks.prepare, blocks.length
 _add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
@@ -52,6 +53,23 @@ def meet_tile(backend: Backend, queries: Array, keys: Array, values: Array) -> A
     return each_matrix(_meet, (queries.shape[-2], values.shape[-1]), *rows, values)
 
 
+def augment(tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:
+    """Return the columns [scale * x / |x|, last] of rows x, see `taylorshift_core.augment.augment`."""
+    scale = np.ones((1, 1), tokens.dtype) if scale is None else scale
+    shape = tokens.shape[-1] + 1, tokens.shape[-2]
+    return each_matrix(_augment, shape, tokens, scale, options=(tokens.dtype.type(last), normalise))
+
+
+def augment_back(
+    tokens: Array, units: Array, cotangent: Array, factor: Array | None, *, normalise: bool
+) -> tuple[Array, Array]:
+    """Return the gradients to rows and to their scale, see `taylorshift_core.augment.augment_back`."""
+    factor = np.ones((1, 1), units.dtype) if factor is None else factor
+    shape = tokens.shape[-2], tokens.shape[-1] + 1
+    both = each_matrix(_augment_back, shape, units, cotangent, tokens, factor, options=(normalise,))
+    return both[..., :-1], both[..., -1:]
+
+
 def each_matrix(function: Any, shape: tuple[int, ...], *arrays: Array, options: tuple[Any, ...] = ()) -> Array:
     """Return what `function` writes, (..., *shape), for the matrices of arrays whose leading axes broadcast.
 
@@ -71,6 +89,48 @@ def _matrices(array: Array, leading: tuple[int, ...]) -> Array:
     if own != leading and math.prod(own) != 1:
         array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading
     return np.ascontiguousarray(array.reshape((math.prod(own), *array.shape[-2:])))
+
+
+@compiled
+def _augment(tokens: Array, scale: Array, last: float, normalise: bool, x: Array) -> None:
+    """Write the columns [scale * x / |x|, last] of rows x, (heads, tokens, dim)."""
+    _, length, dim = tokens.shape
+    everything, tile = np.empty(0, np.bool_), _zeros((dim + 1) * TOKENS, tokens)
+    for head in range(x.shape[0]):
+        rows, factor = _of_head(tokens, head), _of_head(scale, head)[0, 0]
+        for first in range(0, length, TOKENS):
+            some = min(TOKENS, length - first)
+            _prepare(rows, everything, first, some, factor, last, normalise, tile, False)
+            for row in range(dim + 1):
+                x[head, row, first : first + some] = tile[row * TOKENS : row * TOKENS + some]
+
+
+@compiled
+def _augment_back(units: Array, cotangent: Array, tokens: Array, factor: Array, normalise: bool, result: Array) -> None:
+    """Write the gradients to rows, (heads, tokens, dim), and in the last column to the scale of each."""
+    length, dim = result.shape[1], result.shape[2] - 1
+    along, by = np.empty(TOKENS, units.dtype), np.empty(TOKENS, units.dtype)
+    for head in range(result.shape[0]):
+        unit, given, rows = _of_head(units, head), _of_head(cotangent, head), _of_head(tokens, head)
+        for first in range(0, length, TOKENS):
+            some, found = min(TOKENS, length - first), result[head, first : first + TOKENS]
+            along[:] = 0
+            by[:] = _of_head(factor, head)[0, 0]
+            for i in range(dim):
+                near, far = unit[i, first : first + some], given[i, first : first + some]
+                for token in range(some):
+                    along[token] += near[token] * far[token]
+            for token in range(some):
+                found[token, dim] = along[token]
+                if normalise:
+                    largest, size = _length(rows[first + token])
+                    by[token] = by[token] / size / largest  # zero for a row of zeros, whose length counts as infinite
+                else:
+                    along[token] = 0
+            for i in range(dim):
+                near, far = unit[i, first : first + some], given[i, first : first + some]
+                for token in range(some):
+                    found[token, i] = (far[token] - near[token] * along[token]) * by[token]
 
 
 @compiled

@@ -11,31 +11,6 @@ from taylorshift_backends._numpy_memory import aligned, buffer
 Array = Any
 
 
-def augment_back(
-    xp: Any,  # noqa: ARG001  the namespace is NumPy
-    tokens: Array,
-    units: Array,
-    cotangent: Array,
-    factor: Array | None,
-    *,
-    normalise: bool,
-) -> tuple[Array, Array]:
-    """Return the gradients to rows and to their scale, see `taylorshift_core.augment.augment_back`."""
-    units, cotangent = units[..., :-1, :], cotangent[..., :-1, :]
-    along = np.einsum("...dt,...dt->...t", units, cotangent)[..., None, :]
-    if normalise:
-        rows = buffer("rows", units.shape, units.dtype)
-        rows[...] = np.swapaxes(tokens, -1, -2)
-        length = np.einsum("...dt,...dt->...t", rows, units)[..., None, :]
-        length[length == 0] = np.inf
-        factor = (1 if factor is None else factor) / length
-        cotangent = cotangent - np.multiply(units, along)
-        cotangent *= factor
-    elif factor is not None:
-        cotangent = cotangent * factor
-    return np.swapaxes(cotangent, -1, -2), np.swapaxes(along, -1, -2)
-
-
 def fold_back(xp: Any, x: Array, cotangent: Array, first: int, last: int) -> Array:  # noqa: ARG001  it is NumPy's
     """Return the gradient of ``sum(cotangent * feature_tile(xp, x, first, last))`` to `x`.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends import _numpy_stacks
+from taylorshift_backends import _numpy_augment, _numpy_stacks
 from taylorshift_backends._numpy_options import COMPILED
 from taylorshift_core import tiles
 from taylorshift_core.features import n_features, n_offsets
@@ -62,6 +62,22 @@ def whole_step(name: str, *arrays: Array) -> Any:
     if name == "scan" and not _side_by_side(*arrays):
         return None
     return getattr(_steps(), name)
+
+
+def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:
+    """Return prepared tokens, see `taylorshift_core.augment.augment`."""
+    if _compiles(tokens.shape[-2]) and tokens.dtype in _KINDS:
+        return _compiled().augment(tokens, scale, last, normalise=normalise)
+    return _numpy_augment.augment(backend, tokens, scale, last, normalise=normalise)
+
+
+def augment_back(
+    xp: Any, tokens: Array, units: Array, cotangent: Array, factor: Array | None, *, normalise: bool
+) -> tuple[Array, Array]:
+    """Return the gradients to rows and to their scale, see `taylorshift_core.augment.augment_back`."""
+    if _compiles(tokens.shape[-2]) and tokens.dtype == units.dtype and units.dtype in _KINDS:
+        return _compiled().augment_back(tokens, units, cotangent, factor, normalise=normalise)
+    return _numpy_augment.augment_back(xp, tokens, units, cotangent, factor, normalise=normalise)
 
 
 def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:

@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat.numpy
 import numpy as np
 
-from taylorshift_backends._numpy_gradients import augment_back, fold_back, tangent_tile
+from taylorshift_backends._numpy_gradients import fold_back, tangent_tile
 from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_sums, scan_tiles
-from taylorshift_backends._numpy_memory import aligned, buffer
+from taylorshift_backends._numpy_memory import buffer
 from taylorshift_backends._numpy_options import COMPILED
 from taylorshift_backends._numpy_scores import meet_back_tile
-from taylorshift_backends._numpy_tiles import back_tile, meet_tile, read_tile, state_tile, whole_step
+from taylorshift_backends._numpy_tiles import (
+    augment,
+    augment_back,
+    back_tile,
+    meet_tile,
+    read_tile,
+    state_tile,
+    whole_step,
+)
 from taylorshift_core import Backend
-from taylorshift_core.augment import augment as augment_safely
 from taylorshift_core.features import n_features
 from taylorshift_core.masked import sum_allowed as sum_allowed_safely
 
@@ -24,27 +31,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 Array = Any
-
-
-def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:
-    """Return the columns [scale * x / |x|, last]; squares first, and where they may not be exact, the careful way."""
-    *batch, length, dim = tokens.shape
-    x = aligned((*batch, dim + 1, length), tokens.dtype)
-    rows = x[..., :dim, :]
-    rows[...] = np.swapaxes(tokens, -1, -2)
-    if normalise:
-        squares = np.einsum("...dt,...dt->...t", rows, rows)[..., None, :]
-        limits = np.finfo(tokens.dtype)
-        exact = (squares > limits.tiny / limits.eps) & (squares < limits.max)
-        factor = (1 if scale is None else scale) / np.sqrt(squares)
-        np.multiply(rows, factor, out=rows)
-        if not exact.all():  # token by token: what one holds must not change a bit of another
-            careful = augment_safely(backend, tokens, scale, last, normalise=True)
-            np.copyto(rows, careful[..., :dim, :], where=~exact)
-    elif scale is not None:
-        np.multiply(rows, scale, out=rows)
-    x[..., dim:, :] = last
-    return x
 
 
 def feature_tile(xp: Any, x: Array, first: int, last: int) -> Array:  # noqa: ARG001  the namespace is NumPy
