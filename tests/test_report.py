@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,7 @@ TINY = Effort(
     width=16,
     head_counts=(2, 4),
     heads_length=32,
+    error_dtypes=("float16", "float32", "float64"),
     error_lengths=(4, 64),
     sizes_dims=(4,),
     sizes_lengths=(4, 64),
@@ -409,7 +411,10 @@ def test_the_time_is_shared_and_what_is_left_out_is_spread(monkeypatch: pytest.M
 
     monkeypatch.setattr(survey.time, "perf_counter", lambda: now[0])
     advances: list[str] = []
-    by = bench.Bench(replace(TINY, seconds=6), (), ())
+    compiled: Any = SimpleNamespace(
+        library="abacus", start=lambda _arrays, _options: lambda: now.append(now.pop() + 100)
+    )
+    by = bench.Bench(replace(TINY, seconds=6), (compiled,), ())
     figures = [figure("long", 8), figure("short", 4)]
     found = survey.survey(figures, by, advances.append)
     assert [row["number"] for row in found[0].rows] == [0, 2, 4, 6]
