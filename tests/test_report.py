@@ -218,6 +218,12 @@ def test_a_crossing_that_was_not_seen_is_drawn_as_a_bound(factor: float, sign: s
     assert sign in {text.get_text() for text in picture.axes[0].texts}
 
 
+def test_a_head_dim_without_a_crossing_counts_as_measured() -> None:
+    late = [row | {"head_dim": 16} for row in curves(32) if row["contestant"] != EFFICIENT or row["length"] < 300]
+    text = replace(made_up("crossover"), rows=[*MADE_UP["crossover"], *late]).finding
+    assert "at 1 of 2 head_dims" in text
+
+
 def test_the_quartiles_of_a_crossing_are_where_one_is_slow_and_the_other_fast() -> None:
     middle, first, last = crossing.crossing_of(curves(32), EFFICIENT, DIRECT)
     assert middle == pytest.approx(300)
