@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,7 @@ TINY = Effort(
     width=16,
     head_counts=(2, 4),
     heads_length=32,
+    error_dtypes=("float16", "float32", "float64"),
     error_lengths=(4, 64),
     sizes_dims=(4,),
     sizes_lengths=(4, 64),
@@ -214,6 +216,12 @@ def test_a_crossing_that_was_not_seen_is_drawn_as_a_bound(factor: float, sign: s
     picture = drawn(replace(made_up("crossover"), rows=[*rows, *MADE_UP["crossover"][9:]]))
     np.testing.assert_allclose(points(picture)[0, f"measured, against {DIRECT}"], [[32, at]])
     assert sign in {text.get_text() for text in picture.axes[0].texts}
+
+
+def test_a_head_dim_without_a_crossing_counts_as_measured() -> None:
+    late = [row | {"head_dim": 16} for row in curves(32) if row["contestant"] != EFFICIENT or row["length"] < 300]
+    text = replace(made_up("crossover"), rows=[*MADE_UP["crossover"], *late]).finding
+    assert "at 1 of 2 head_dims" in text
 
 
 def test_the_quartiles_of_a_crossing_are_where_one_is_slow_and_the_other_fast() -> None:
@@ -409,7 +417,10 @@ def test_the_time_is_shared_and_what_is_left_out_is_spread(monkeypatch: pytest.M
 
     monkeypatch.setattr(survey.time, "perf_counter", lambda: now[0])
     advances: list[str] = []
-    by = bench.Bench(replace(TINY, seconds=6), (), ())
+    compiled: Any = SimpleNamespace(
+        library="abacus", start=lambda _arrays, _options: lambda: now.append(now.pop() + 100)
+    )
+    by = bench.Bench(replace(TINY, seconds=6), (compiled,), ())
     figures = [figure("long", 8), figure("short", 4)]
     found = survey.survey(figures, by, advances.append)
     assert [row["number"] for row in found[0].rows] == [0, 2, 4, 6]

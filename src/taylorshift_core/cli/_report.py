@@ -37,7 +37,8 @@ _ABOUT = """Measure the figures of the paper on this machine, and write them as 
 
 The weight function, attention maps, crossovers counted and measured, time and memory against length, heads, rounding
 errors, sizes of intermediate results, the roofline, decoding, every library installed, and training. It takes less than five minutes,
-with --quick less than one; what does not fit into --seconds is left out, and the figure says so."""
+with --quick less than one. What is compiled the first time is compiled before; what does not fit into --seconds is left out, and
+the figure says so."""
 
 
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
@@ -47,7 +48,11 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     parser.add_argument(
         "--only", action="append", choices=NAMES, metavar="NAME", help=f"repeatable: {', '.join(NAMES)} (default: all)"
     )
-    parser.add_argument("--seconds", type=positive, help="for all measurements (default: 240, or 45 with --quick)")
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        help=f"for all measurements (default: {FULL.seconds:.0f}, or {QUICK.seconds:.0f} with --quick)",
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FILE.html", help="default: report.html in the user's cache folder, opened"
     )

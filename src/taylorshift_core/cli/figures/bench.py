@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taylorshift_core.cli._speeds import Case
 from taylorshift_core.cli.figures.contestants import DIRECT, EFFICIENT
 from taylorshift_core.cli.figures.decoders import DECODERS
 from taylorshift_core.cli.figures.memory import peak_in_processes
@@ -17,7 +18,6 @@ from taylorshift_core.cli.figures.turns import BURST, take_turns
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from taylorshift_core.cli._speeds import Case
     from taylorshift_core.cli.figures.contestants import Contestant
     from taylorshift_core.cli.figures.decoders import Start
     from taylorshift_core.cli.figures.effort import Effort
@@ -60,6 +60,19 @@ class Bench:
     decoders: Mapping[str, Start] = field(default_factory=lambda: DECODERS)
     trainers: Mapping[str, Train] = field(default_factory=lambda: TRAINERS)
     pause: float = 0.01
+
+    def warm_up(self) -> None:
+        """Compute a small problem in every way that is compared, so that what is compiled is not in what is measured."""
+        arrays, options = Case(2, 512, 16).draw(DTYPE)
+        for each in self.contestants:
+            each.start(arrays, options)()
+            if each.library == "numpy":
+                for dtype in self.effort.error_dtypes:
+                    each.start([array.astype(dtype) for array in arrays], options)()
+        for train in self.trainers.values():
+            train(arrays)()
+        for start in self.decoders.values():
+            start(16)[0]()
 
     def time(self, runs: Mapping[str, Callable[[], Any]], **about: Any) -> list[Row]:
         """Return a row for each of the functions: quartiles of its times in seconds, and what the point is about."""

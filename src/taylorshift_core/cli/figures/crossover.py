@@ -113,11 +113,12 @@ def memory_crossings(rows: Sequence[Row]) -> dict[int, float | None]:
 
 
 def _finding(rows: Sequence[Row]) -> str:
-    measured = {d: found[0] for d, found in crossings(rows, DIRECT).items() if found[0] is not None}
+    found = crossings(rows, DIRECT)
+    measured = {d: middle for d, (middle, _, _) in found.items() if middle is not None}
     if not measured:
         return "The efficient form did not overtake the direct form within the lengths measured"
     earlier = sum(length < crossover_length(d, features="published") for d, length in measured.items())
-    text = f"The efficient form overtakes the direct form before the published N0 at {earlier} of {len(measured)} head_dims"
+    text = f"The efficient form overtakes the direct form before the published N0 at {earlier} of {len(found)} head_dims"
     at = measured.get(HEADLINE_DIM)
     two_digits = at and float(f"{at:.2g}")
     return text + (

@@ -12,7 +12,7 @@ class Effort:
     Parameters
     ----------
     seconds
-        For all figures together; what does not fit is left out, and the figure says so.
+        For all figures together, after everything was compiled; what does not fit is left out, and the figure says so.
     turn
         Seconds for one point of one figure, in which all contestants take turns.
     fewest, most
@@ -33,6 +33,7 @@ class Effort:
     width: int
     head_counts: tuple[int, ...]
     heads_length: int
+    error_dtypes: tuple[str, ...]
     error_lengths: tuple[int, ...]
     sizes_dims: tuple[int, ...]
     sizes_lengths: tuple[int, ...]
@@ -58,6 +59,7 @@ FULL = Effort(
     width=256,
     head_counts=(2, 4, 8, 16, 32),
     heads_length=2048,
+    error_dtypes=("float16", "float32", "float64"),
     error_lengths=(16, 64, 256, 1024, 4096, 16_384, 65_536),
     sizes_dims=(8, 16, 32),
     sizes_lengths=(4, 16, 64, 256, 1024, 4096, 16_384),
@@ -71,7 +73,7 @@ FULL = Effort(
 )
 
 QUICK = Effort(
-    seconds=45,
+    seconds=35,
     turn=0.1,
     fewest=3,
     most=15,
@@ -83,6 +85,7 @@ QUICK = Effort(
     width=128,
     head_counts=(2, 4, 8, 16),
     heads_length=1024,
+    error_dtypes=("float16", "float32"),  # each that is compiled takes its time, the first time
     error_lengths=(16, 256, 4096),
     sizes_dims=(8, 16),
     sizes_lengths=(4, 64, 1024),

@@ -34,6 +34,8 @@ def survey(figures: Sequence[Figure], bench: Bench, advance: Callable[[str], Non
     order = sorted(figures, key=lambda figure: figure.timed)
     units = [figure.units(bench) for figure in order]
     about = machine()
+    if any(figure.timed for figure in figures):
+        bench.warm_up()
     end = time.perf_counter() + bench.effort.seconds
     found = {}
     for i, (figure, planned) in enumerate(zip(order, units, strict=True)):
