@@ -15,7 +15,8 @@ import numpy as np
 
 from taylorshift_backends import _numpy_kernels as kernels
 from taylorshift_backends._numpy_jit import compiled, compiled_in_any_order
-from taylorshift_backends._numpy_kernels import ALONG, NARROW, PANEL, READERS, SPAN, TOKENS
+from taylorshift_backends._numpy_kernels import ALONG, NARROW, PANEL, READERS, SPAN
+from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_vectors import BYTES, ROWS
 
 Array = Any

@@ -12,7 +12,7 @@ import numpy as np
 
 from taylorshift_backends import _numpy_blocks as blocks
 from taylorshift_backends._numpy_jit import compiled
-from taylorshift_backends._numpy_kernels import TOKENS
+from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 

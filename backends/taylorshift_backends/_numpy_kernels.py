@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from numba import types
 from numba.extending import intrinsic
 
+from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_vectors import ROWS, Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TOKENS = 192  # of a tile: whole blocks and whole vectors; a panel of values stays in the innermost cache
 PANEL = 2  # vectors of columns
 SPAN = 2  # vectors of tokens in a block of scores
 NARROW = ROWS * PANEL // SPAN  # rows in a block of scores

@@ -14,7 +14,8 @@ import numpy as np
 from taylorshift_backends import _numpy_blocks as blocks
 from taylorshift_backends._numpy_compiled import each_matrix
 from taylorshift_backends._numpy_jit import compiled
-from taylorshift_backends._numpy_kernels import PANEL, TOKENS
+from taylorshift_backends._numpy_kernels import PANEL
+from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 

@@ -11,7 +11,7 @@ import numpy as np
 from taylorshift_backends._numpy_gradients import fold_back, tangent_tile
 from taylorshift_backends._numpy_loops import fold_tiles, map_tiles, scan_sums, scan_tiles
 from taylorshift_backends._numpy_memory import buffer
-from taylorshift_backends._numpy_options import COMPILED
+from taylorshift_backends._numpy_options import COMPILED, TOKENS
 from taylorshift_backends._numpy_scores import meet_back_tile
 from taylorshift_backends._numpy_tiles import (
     augment,
@@ -86,6 +86,7 @@ BACKEND = Backend(
     batch_at_once=False,
     tile_bytes=512 << 10,
     tile_tokens=2048 if COMPILED else 1024,
+    tokens_at_once=TOKENS if COMPILED else None,
     augment=augment,
     augment_back=augment_back,
     feature_tile=feature_tile,

@@ -92,6 +92,9 @@ class Backend:
     tile_tokens
         How many tokens to take at once where the products of a tile, see `state_tile`, keep their temporaries small by
         themselves; otherwise as many as `tile_bytes` allow.
+    tokens_at_once
+        How many tokens of a tile have memory of their own at once, where steps are whole: their features are never written
+        down, and keys are prepared as they are met. Otherwise all tokens of a tile, and all keys.
     batch_at_once
         Whether the loops hand a step all heads and batches together (the tile is then shared between them), or
         one after the other.
@@ -147,6 +150,7 @@ class Backend:
     working_dtype: Callable[[Any, Any], Any] = _working_dtype
     tile_bytes: int = 1 << 20
     tile_tokens: int | None = None
+    tokens_at_once: int | None = None
     batch_at_once: bool = True
     traced: bool = False
     pack: Callable[[Array], Array] = _as_it_is

@@ -132,8 +132,15 @@ class Plan:
         problem, width, columns = self.problem, self.problem.head_dim + 1, self.problem.value_dim + 1
         keys, queries = problem.key_length or 0, problem.query_length or 0
         query_tile, key_tile = min(self.query_tile, queries), min(self.key_tile, keys)
+        at_once = self.backend.tokens_at_once
+        kept = 0
         if self.form == "efficient":
             kept = 3 * self.state_bytes // self.itemsize
+        if at_once is not None:  # steps are whole: see `Backend.tokens_at_once`
+            own = 2 * at_once * (width + columns) + query_tile * columns
+            own += n_features(width) * columns if self.form == "efficient" else query_tile * (width + columns)
+            return self.itemsize * (kept + _heads_side_by_side(problem, self.backend) * own)
+        if self.form == "efficient":
             longest = max(query_tile, key_tile)
             made = longest * min(n_features(width), self.offsets_of(longest) * width)
         else:

@@ -118,7 +118,9 @@ def _finding(rows: Sequence[Row]) -> str:
     if not measured:
         return "The efficient form did not overtake the direct form within the lengths measured"
     earlier = sum(length < crossover_length(d, features="published") for d, length in measured.items())
-    text = f"The efficient form overtakes the direct form before the published N0 at {earlier} of {len(found)} head_dims"
+    text = (
+        f"The efficient form overtakes the direct form before the published N0 at {earlier} of {len(found)} head_dims"
+    )
     at = measured.get(HEADLINE_DIM)
     two_digits = at and float(f"{at:.2g}")
     return text + (
