@@ -287,12 +287,13 @@ def add_scores(
 
 @compiled
 def add_triangle(
-    near: Array, far: Array, counts: Array, panels: Array, tokens: int, width: int, columns: int,
+    near: Array, far: Array, counts: Array, panels: Array, tokens: int, width: int, columns: int, finite: bool,
     scores: Array, spare: Array, sums: Array, last: Array,
 ) -> None:  # fmt: skip
     """Add the squared scores of two tiles, where the key is not behind the query, times panels of values to sums.
 
-    Those times counts are added to `last`, one number a token; `spare` is memory for a vector a token.
+    Those times counts are added to `last`, one number a token; `spare` is memory for a vector a token. Values that are not
+    all `finite` must not meet the zeros that stand for scores of keys behind the query.
     """
     lanes = BYTES // near.itemsize
     for query in range(0, tokens, _TOGETHER):
@@ -309,7 +310,33 @@ def add_triangle(
             vectors, panel = min(PANEL, n_vectors(columns - at, near)), at * TOKENS
             for some in range(0, _TOGETHER, ROWS):
                 into = panel + (query + some) * vectors * lanes
-                _weigh(scores, some * TOKENS, panels, panel, sums, into, vectors, keys)
+                if finite:
+                    _weigh(scores, some * TOKENS, panels, panel, sums, into, vectors, keys)
+                else:
+                    first = query + some + 1
+                    _weigh_row_by_row(scores[some * TOKENS :], panels[panel:], first, keys, vectors, sums[into:])
+
+
+@compiled
+def _weigh_row_by_row(scores: Array, panel: Array, first: int, keys: int, vectors: int, sums: Array) -> None:
+    """Add the sums of ROWS queries, of which the first sees so many keys and each other one more, to the bit as `_weigh` does."""
+    width = vectors * (BYTES // scores.itemsize)
+    for row in range(ROWS):
+        found = np.zeros(ROWS * width, scores.dtype)
+        _weigh(scores, 0, panel, 0, found, 0, vectors, min(first + row, keys))
+        for place in range(row * width, (row + 1) * width):
+            sums[place] += found[place]
+
+
+@compiled
+def all_finite(values: Array, kept: Array, first: int, tokens: int) -> bool:
+    """Tell whether the values of all tokens that are kept are finite."""
+    for token in range(first, first + tokens):
+        if not kept.shape[0] or kept[token]:
+            for column in range(values.shape[1]):
+                if not math.isfinite(values[token, column]):
+                    return False
+    return True
 
 
 @compiled_in_any_order

@@ -28,6 +28,7 @@ _zeros, _n_vectors, _n_rows, _prepare = blocks.zeros, blocks.n_vectors, blocks.n
 _take_columns, _add_features, _give_state = blocks.take_columns, blocks.add_features, blocks.give_state
 _take_state, _read_features, _divide = blocks.take_state, blocks.read_features, blocks.divide
 _quadratic_form, _scale_squares, _add_triangle = blocks.quadratic_form, blocks.scale_squares, blocks.add_triangle
+_all_finite = blocks.all_finite
 _add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
@@ -225,6 +226,7 @@ def _scan(
             _count(own, first, tokens, counts)
             _take_columns(value[head], own, first, tokens, columns, panels)
             _quadratic_form(moments, width, form)
+            finite = _all_finite(value[head], own, first, tokens)
             before = _totals(sums, moments, width, columns)
             _scale_squares(sums, width, columns, half)
             for group in range(groups):
@@ -232,7 +234,9 @@ def _scan(
                 _prepare(query[head, group], everything, first, tokens, factor, beta, normalise, near, True)
                 _read_features(near, sums, form, tokens, width, columns, found, last)
                 found *= two
-                _add_triangle(near, far, counts, panels, tokens, width, columns, scores, spare, found, last)
+                _add_triangle(
+                    near, far, counts, panels, tokens, width, columns, finite, scores, spare, found, last
+                )  # fmt: skip
                 totals = before.copy()
                 for token in range(tokens):
                     _add_totals(value[head], own, first + token, 1, totals)

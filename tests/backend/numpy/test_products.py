@@ -10,7 +10,7 @@ from compare import assert_attention
 from problems import Problem
 
 from taylorshift_backends import _numpy_compiled, _numpy_steps, _numpy_tiles
-from taylorshift_core import attention, attention_vjp
+from taylorshift_core import attention, attention_vjp, summarise
 
 if TYPE_CHECKING:
     from conftest import Library
@@ -79,3 +79,38 @@ def _counted(monkeypatch: pytest.MonkeyPatch, module: object, *names: str) -> li
 
         monkeypatch.setattr(module, name, counted)
     return called
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("place", ["key", "value"])
+@pytest.mark.parametrize("from_token", [50, 96, 150])
+@pytest.mark.usefixtures("compiled")
+def test_what_comes_later_in_a_chunk_changes_no_bit(place: str, bad: float, from_token: int) -> None:
+    rng = np.random.default_rng(from_token)
+    tokens = {name: rng.standard_normal((2, 200, 17)) for name in ("query", "key", "value")}
+    expected = attention(**tokens, form="efficient", is_causal=True)
+    tokens[place] = tokens[place].copy()
+    tokens[place][:, from_token:] = bad
+    actual = attention(**tokens, form="efficient", is_causal=True)
+    np.testing.assert_array_equal(actual[:, :from_token], expected[:, :from_token])
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_walk_over_grouped_heads_with_a_past() -> None:
+    """What one call of the compiled walk is given at once: groups, a mask, a past, several chunks and a state to return."""
+    rng = np.random.default_rng(5)
+    query, key, value = (rng.standard_normal((2, heads, 300, 9)) for heads in (4, 2, 2))
+    options = {
+        "key_mask": rng.uniform(size=(2, 300)) < 0.7,
+        "scale": rng.uniform(0.5, 1.5, 4),
+        "normalise_output": True,
+    }
+    past = summarise(0.5 * key[..., :40, :], value[..., :40, :])
+    found = [
+        attention(query, key, value, form=form, is_causal=True, state=past, return_state=True, **options)
+        for form in FORMS
+    ]
+    (direct, behind), (efficient, walked) = found
+    allowed = 4 * np.finfo(float).eps * np.sqrt(340 + 55)
+    np.testing.assert_allclose(efficient, direct, rtol=0, atol=allowed * np.max(np.abs(direct)))
+    np.testing.assert_allclose(walked.sums, behind.sums, rtol=0, atol=allowed * np.max(np.abs(behind.sums)))
