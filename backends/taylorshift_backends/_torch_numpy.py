@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = tuple[Array, ...]
+_SIDE_BY_SIDE = find_spec("threadpoolctl") is not None  # without it NumPy's adapter has one thread
 _DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 def stand_in(query: Array) -> str | None:
     """Return the adapter that attention of tensors like this one is planned for, see `taylorshift_core.Backend`."""
-    return "numpy" if _is_view(query) and query.dtype in _DTYPES else None
+    return "numpy" if _SIDE_BY_SIDE and _is_view(query) and query.dtype in _DTYPES else None
 
 
 def elsewhere(evaluation: Evaluation, method: str, *given: Any) -> Any:

@@ -1,0 +1,74 @@
+"""Tensors on the CPU that NumPy computes: which, with what result, on how many threads; and PyTorch's own operators beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from taylorshift_backends import _numpy_loops, _torch_numpy
+from taylorshift_core import attention, attention_vjp, explain, load_backend
+from taylorshift_core.testing import check_backend
+
+FORMS = ("direct", "efficient")
+
+
+def tokens(dtype: torch.dtype = torch.float32, length: int = 300) -> list[Any]:
+    generator = torch.Generator().manual_seed(length)
+    return [torch.randn((2, 4, length, 16), generator=generator, dtype=dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_it_is_what_numpy_gives_to_the_bit(form: str, kind: torch.dtype, is_causal: bool) -> None:
+    inputs = tokens(kind)
+    arrays = [tensor.numpy() for tensor in inputs]
+    plan = explain(*inputs, form=form)
+    assert plan.backend is load_backend("numpy")
+    options: dict[str, Any] = {"form": form, "is_causal": is_causal}
+    assert torch.equal(attention(*inputs, **options), torch.from_numpy(attention(*arrays, **options)))
+    (output, pullback), (expected, numpy_pullback) = (attention_vjp(*each, **options) for each in (inputs, arrays))
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    attention(*leaves, **options).backward(output)
+    for leaf, by_hand, by_numpy in zip(leaves, pullback(output), numpy_pullback(expected), strict=False):
+        assert torch.equal(by_hand, torch.from_numpy(by_numpy.copy()))
+        assert torch.equal(leaf.grad, by_hand)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_in_pytorch(kind: torch.dtype) -> None:
+    assert explain(*tokens(kind)).backend is load_backend("torch")
+
+
+def test_transforms_stay_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_numpy(*_: object) -> None:
+        msg = "a tensor inside a transform has no memory to look at"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr(_torch_numpy, "_view", no_numpy)
+    query, key, value = tokens(length=40)
+    mapped = torch.func.vmap(lambda each: attention(each, key[0], value[0]))(query)
+    monkeypatch.undo()
+    torch.testing.assert_close(mapped, attention(query, key[:1].expand_as(query), value[:1].expand_as(query)))
+
+
+def test_threads_are_as_many_as_pytorch_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = _numpy_loops.n_threads
+    monkeypatch.setattr(_numpy_loops, "n_threads", lambda: seen.append(original()) or seen[-1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        attention(*tokens(length=2000))
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
+def test_pytorch_alone_passes_the_kit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA runs: without the one who stands in, nothing but PyTorch's operators is left."""
+    monkeypatch.setattr(_torch_numpy, "_SIDE_BY_SIDE", False)
+    assert explain(*tokens()).backend is load_backend("torch")
+    check_backend(load_backend("torch"), dtypes=("float64", "float32"))
