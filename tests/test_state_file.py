@@ -34,6 +34,12 @@ def path(state: State, tmp_path: Path) -> Path:
     return tmp_path / "state.safetensors"
 
 
+def test_a_state_prints_in_one_line() -> None:
+    state = summarise(np.ones((2, 50, 3)), np.ones((2, 50, 4)))
+    weighting = "Weighting(beta=1.0, gamma=1.0, normalise=True)"
+    assert repr(state) == f"State(sums=<float64 of shape (2, 10, 5)>, head_dim=3, weighting={weighting})"
+
+
 def test_other_readers_take_it(state: State, path: Path) -> None:
     np.testing.assert_array_equal(load_file(path)["sums"], state.sums)
     with safe_open(path, framework="numpy") as file:

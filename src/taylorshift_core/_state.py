@@ -63,6 +63,11 @@ class State:
     head_dim: int
     weighting: _checks.Weighting
 
+    def __repr__(self) -> str:
+        """Say what the sums are, not each of them."""
+        sums = f"<{self.sums.dtype} of shape {tuple(self.sums.shape)}>"
+        return f"State(sums={sums}, head_dim={self.head_dim}, weighting={self.weighting})"
+
     @classmethod
     def zeros(
         cls,
