@@ -31,4 +31,7 @@ def compiled_in_any_order(function: Callable[..., Any]) -> Any:
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
     function.__qualname__ = f"{function.__qualname__}_{_DIGEST}"
-    return numba.njit(nogil=True, cache=True, **options)(function)
+    try:
+        return numba.njit(nogil=True, cache=True, **options)(function)
+    except RuntimeError:  # no folder that it could be kept in may be written: then each process compiles for itself
+        return numba.njit(nogil=True, **options)(function)

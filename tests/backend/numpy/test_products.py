@@ -10,6 +10,7 @@ from compare import assert_attention
 from problems import Problem
 
 from taylorshift_backends import _numpy_compiled, _numpy_steps, _numpy_tiles
+from taylorshift_backends._numpy_jit import compiled as compiled_function
 from taylorshift_core import attention, attention_vjp, summarise
 
 if TYPE_CHECKING:
@@ -114,3 +115,10 @@ def test_a_walk_over_grouped_heads_with_a_past() -> None:
     allowed = 4 * np.finfo(float).eps * np.sqrt(340 + 55)
     np.testing.assert_allclose(efficient, direct, rtol=0, atol=allowed * np.max(np.abs(direct)))
     np.testing.assert_allclose(walked.sums, behind.sums, rtol=0, atol=allowed * np.max(np.abs(behind.sums)))
+
+
+def test_compiled_code_that_cannot_be_kept_runs_all_the_same() -> None:
+    """Numba finds no folder for a function without a file, as it does where none may be written."""
+    names: dict[str, Any] = {}
+    exec("def double(x):\n    return 2 * x\n", names)
+    assert compiled_function(names["double"])(21) == 42
