@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PAUSE = 0.1  # seconds: threads of BLAS and OpenMP go on asking for work for a while, on cores that the next one needs
-BURST = 3  # calls in a row, of which the last counts: threads that have gone to sleep are awake by then
+BURST = 3  # calls in a row at least, of which the last counts: threads that have gone to sleep are awake by then
+SETTLE = 0.05  # seconds of calls in a row: until then two threads that wake may share one core of a virtual machine
 
 
 def take_turns(
@@ -22,11 +23,13 @@ def take_turns(
     most: int = 40,
     pause: float = PAUSE,
     bursts: Sequence[int] | None = None,
+    settle: float = SETTLE,
 ) -> np.ndarray[Any, Any]:
     """Return the seconds of each run (columns) in each round (rows), after one round that does not count.
 
-    A turn is a short burst of calls after a pause, so that neither the threads of the one before nor one's own that have
-    to be woken are in what is measured. `bursts` says how many calls those of each run are, by default three.
+    A turn is a burst of calls after a pause, so that neither the threads of the one before nor one's own that have to be
+    woken are in what is measured. `bursts` says how many calls those of each run are at least, by default three; calls
+    that are short go on for `settle` seconds.
     """
     for run in runs:
         run()
@@ -36,8 +39,10 @@ def take_turns(
         row = []
         for run, burst in zip(runs, bursts or [BURST] * len(runs), strict=True):
             time.sleep(pause)
-            for _ in range(burst):
-                start = time.perf_counter()
+            begin = start = time.perf_counter()
+            calls = 0
+            while calls < burst or (calls > 1 and start - begin < settle):
+                start, calls = time.perf_counter(), calls + 1
                 run()
             row.append(time.perf_counter() - start)
         rounds.append(row)
