@@ -198,16 +198,22 @@ def add_features(
 @compiled
 def give_state(sums: Array, moments: Array, width: int, state: Array) -> None:
     """Write sums and moments to a state, (features, columns), ordered by offset."""
-    lanes, offsets, columns = BYTES // state.itemsize, width // 2 + 1, state.shape[1] - 1
     for i in range(width):
         for offset in range(n_far(i, width)):
-            row, place = state[offset * width + i], i * offsets + offset
-            row[columns] = moments[place * lanes : (place + 1) * lanes].sum()
-            for at in range(0, columns, PANEL * lanes):
-                span, n = min(PANEL, n_vectors(columns - at, state)) * lanes, min(PANEL * lanes, columns - at)
-                start = width * offsets * at + place * span
-                for column in range(n):
-                    row[at + column] = sums[start + column]
+            give_row(sums, moments, width, i, offset, state[offset * width + i])
+
+
+@compiled
+def give_row(sums: Array, moments: Array, width: int, i: int, offset: int, row: Array) -> None:
+    """Write the sums and the moment of one feature to a row of a state."""
+    lanes, offsets, columns = BYTES // row.itemsize, width // 2 + 1, row.shape[0] - 1
+    place = i * offsets + offset
+    row[columns] = moments[place * lanes : (place + 1) * lanes].sum()
+    for at in range(0, columns, PANEL * lanes):
+        span, n = min(PANEL, n_vectors(columns - at, row)) * lanes, min(PANEL * lanes, columns - at)
+        start = width * offsets * at + place * span
+        for column in range(n):
+            row[at + column] = sums[start + column]
 
 
 @compiled

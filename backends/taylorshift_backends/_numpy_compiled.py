@@ -80,11 +80,12 @@ def each_matrix(function: Any, shape: tuple[int, ...], *arrays: Array, options: 
     if any(each.shape[:-2] != leading for each in arrays[1:]):
         leading = np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
     result = np.empty((*leading, *shape), arrays[0].dtype)
-    function(*(_matrices(each, leading) for each in arrays), *options, result.reshape((math.prod(leading), *shape)))
+    function(*(matrices(each, leading) for each in arrays), *options, result.reshape((math.prod(leading), *shape)))
     return result
 
 
-def _matrices(array: Array, leading: tuple[int, ...]) -> Array:
+def matrices(array: Array, leading: tuple[int, ...]) -> Array:
+    """Return an array whose leading axes broadcast as (matrices, rows, columns), contiguous; one matrix for all comes once."""
     own = array.shape[:-2]
     if own != leading and math.prod(own) != 1:
         array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading

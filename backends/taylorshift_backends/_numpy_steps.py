@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taylorshift_backends import _numpy_blocks as blocks
-from taylorshift_backends._numpy_compiled import each_matrix
+from taylorshift_backends._numpy_compiled import each_matrix, matrices
 from taylorshift_backends._numpy_jit import compiled
-from taylorshift_backends._numpy_kernels import PANEL
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
@@ -28,7 +27,7 @@ _zeros, _n_vectors, _n_rows, _prepare = blocks.zeros, blocks.n_vectors, blocks.n
 _take_columns, _add_features, _give_state = blocks.take_columns, blocks.add_features, blocks.give_state
 _take_state, _read_features, _divide = blocks.take_state, blocks.read_features, blocks.divide
 _quadratic_form, _scale_squares, _add_triangle = blocks.quadratic_form, blocks.scale_squares, blocks.add_triangle
-_all_finite = blocks.all_finite
+_all_finite, _give_row = blocks.all_finite, blocks.give_row
 _add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
@@ -53,24 +52,18 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
 def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: Array) -> tuple[Array, tuple[Array]]:
     """Return the state behind a tile of tokens, and the outputs of its queries over the keys before them and their own."""
     mask, scale = rest if len(rest) > 1 else (None, rest[0])
-    leading, (length, dim), heads = carry.shape[:-2], query.shape[-2:], math.prod(carry.shape[:-2])
+    leading, heads, columns = carry.shape[:-2], math.prod(carry.shape[:-2]), _n_columns(run, value.shape[-1])
     groups = math.prod(query.shape[:-2]) // max(heads, 1)
-    state, output = (
-        np.empty_like(carry, order="C"),
-        np.empty((*query.shape[:-1], _n_columns(run, value.shape[-1])), query.dtype),
-    )
-    scales = np.ascontiguousarray(np.broadcast_to(scale[..., 0, 0], query.shape[:-2]))
+    state, output = np.empty(carry.shape, carry.dtype), np.empty((*query.shape[:-1], columns), query.dtype)
     _scan(
-        np.ascontiguousarray(carry).reshape((heads, *carry.shape[-2:])),
-        np.ascontiguousarray(query).reshape((heads, groups, length, dim)),
-        np.ascontiguousarray(key).reshape((heads, *key.shape[-2:])),
-        np.ascontiguousarray(value).reshape((heads, *value.shape[-2:])),
-        np.broadcast_to(_kept(mask), (*leading, *_kept(mask).shape[-2:])).reshape((heads, 1, -1)) if mask is not None else _kept(mask)[None],
-        scales.reshape((heads, groups)),
+        matrices(carry, leading),
+        np.ascontiguousarray(query).reshape((heads, groups, *query.shape[-2:])),
+        *(matrices(each, leading) for each in (key, value, _kept(mask))),
+        np.ascontiguousarray(np.broadcast_to(scale[..., 0, 0], query.shape[:-2])).reshape((heads, groups)),
         *_options(run),
         state.reshape((heads, *state.shape[-2:])),
-        output.reshape((heads, groups, length, output.shape[-1])),
-    )  # fmt: skip
+        output.reshape((heads, groups, *output.shape[-2:])),
+    )
     return state, (output,)
 
 
@@ -213,6 +206,7 @@ def _scan(
     near, far = _zeros(_n_rows(width) * TOKENS, key), _zeros(_n_rows(width) * TOKENS, key)
     counts, panels, scores = _zeros(TOKENS, key), _zeros(TOKENS * padded, key), _scores_memory(key)
     sums, moments, form = _zeros(rows * padded, key), _zeros(rows * lanes, key), _zeros(rows, key)
+    before, totals = np.empty(columns + 1, key.dtype), np.empty(columns + 1, key.dtype)
     found, last, spare = _zeros(TOKENS * padded, key), _zeros(TOKENS, key), _zeros(TOKENS * lanes, key)
     beta, gamma, half, two, everything = kind(beta), kind(gamma), kind(0.5), kind(2), np.empty(0, np.bool_)
     for head in range(heads):
@@ -227,7 +221,7 @@ def _scan(
             _take_columns(value[head], own, first, tokens, columns, panels)
             _quadratic_form(moments, width, form)
             finite = _all_finite(value[head], own, first, tokens)
-            before = _totals(sums, moments, width, columns)
+            _give_row(sums, moments, width, width - 1, 0, before)  # the feature 1 * 1: plain sums of [value, 1]
             _scale_squares(sums, width, columns, half)
             for group in range(groups):
                 factor, outputs = scale[head, group], output[head, group]
@@ -237,7 +231,7 @@ def _scan(
                 _add_triangle(
                     near, far, counts, panels, tokens, width, columns, finite, scores, spare, found, last
                 )  # fmt: skip
-                totals = before.copy()
+                totals[:] = before
                 for token in range(tokens):
                     _add_totals(value[head], own, first + token, 1, totals)
                     size = kind(_size(totals[columns], dim, mean_size_one))
@@ -245,19 +239,6 @@ def _scan(
             _scale_squares(sums, width, columns, two)
             _add_features(far, counts, panels, tokens, width, columns, sums, moments)
         _give_state(sums, moments, width, state[head])
-
-
-@compiled
-def _totals(sums: Array, moments: Array, width: int, columns: int) -> Array:
-    """Return the sums of [value, 1]: the row of the feature 1 * 1."""
-    lanes, offsets = BYTES // sums.itemsize, width // 2 + 1
-    totals, place = np.empty(columns + 1, sums.dtype), (width - 1) * offsets
-    for at in range(0, columns, PANEL * lanes):
-        span, n = min(PANEL, _n_vectors(columns - at, sums)) * lanes, min(PANEL * lanes, columns - at)
-        start = width * offsets * at + place * span
-        totals[at : at + n] = sums[start : start + n]
-    totals[columns] = moments[place * lanes : (place + 1) * lanes].sum()
-    return totals
 
 
 @compiled

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from taylorshift_core._call import TAYLOR, Call, check_call
 from taylorshift_core._gradients import Gradients, attention_jvp, attention_vjp, check_same, cotangents_of, sums_of
 from taylorshift_core._pack import Pack
 from taylorshift_core._packed import bounds_of, check_past
+from taylorshift_core._signature import Shared
 from taylorshift_core.errors import OptionError
 from taylorshift_core.loops import join
 
@@ -22,19 +23,9 @@ if TYPE_CHECKING:
 Array = Any
 
 
-class Options(TypedDict, total=False):
+class Options(Shared, total=False):
     """The keywords of `attention_packed` but for the bounds."""
 
-    form: str
-    scale: float | Array | None
-    normalise: bool
-    coefficients: Sequence[float]
-    key_mask: Array | None
-    normalise_output: bool
-    is_causal: bool
-    block_causal: int | None
-    prefix_length: int
-    state: State | None
     return_state: bool
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 ArrayT = TypeVar("ArrayT", bound=Any)  # Any: each library has a class of its own, and they share no base
 
 
-class Options(TypedDict, total=False):
-    """The keywords of `attention`, but for the one that decides what is returned."""
+class Shared(TypedDict, total=False):
+    """The keywords that `attention` and `attention_packed` have in common, but for the one that decides what is returned."""
 
     form: str
     scale: float | Any | None
@@ -25,8 +25,13 @@ class Options(TypedDict, total=False):
     is_causal: bool
     block_causal: int | None
     prefix_length: int
-    attn_mask: Any | None
     state: State | None
+
+
+class Options(Shared, total=False):
+    """The keywords of `attention`, but for the one that decides what is returned."""
+
+    attn_mask: Any | None
     objective: str
     plan: Plan | None
 
@@ -37,17 +42,7 @@ class AllOptions(Options, total=False):
     return_state: bool
 
 
-class PackedOptions(TypedDict, total=False):
+class PackedOptions(Shared, total=False):
     """The keywords of `attention_packed`, but for the one that decides what is returned."""
 
     cu_seqlens_k: Sequence[int] | Any | None
-    form: str
-    scale: float | Any | None
-    normalise: bool
-    coefficients: Sequence[float]
-    key_mask: Any | None
-    normalise_output: bool
-    is_causal: bool
-    block_causal: int | None
-    prefix_length: int
-    state: State | None
