@@ -1,6 +1,6 @@
 """The products of a tile, compiled: one call that holds no lock of the interpreter, so that threads run side by side.
 
-Tokens are taken TOKENS at a time into memory laid out as `_numpy_blocks` wants it.
+Tokens are taken TOKENS at a time into memory laid out as `_numpy_panels` wants it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends import _numpy_blocks as blocks
+from taylorshift_backends._numpy_features import add_back, add_features, give_state, n_rows, read_features, take_state
 from taylorshift_backends._numpy_jit import compiled
 from taylorshift_backends._numpy_options import TOKENS
+from taylorshift_backends._numpy_pairs import add_scores, scores_memory
+from taylorshift_backends._numpy_panels import give_columns, n_vectors, of_head, take, take_columns, zeros
+from taylorshift_backends._numpy_rows import prepare, row_length
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 
@@ -20,16 +23,6 @@ if TYPE_CHECKING:
     from taylorshift_core import Backend
 
 Array = Any
-_zeros, _n_vectors, _n_rows, _take = blocks.zeros, blocks.n_vectors, blocks.n_rows, blocks.take
-_take_columns, _give_columns, _add_features, _give_state = (
-    blocks.take_columns,
-    blocks.give_columns,
-    blocks.add_features,
-    blocks.give_state,
-)
-_take_state, _read_features, _add_back = blocks.take_state, blocks.read_features, blocks.add_back
-_prepare, _length = blocks.prepare, blocks.length
-_add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
 def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array:  # noqa: ARG001  blocks are its own
@@ -96,12 +89,12 @@ def matrices(array: Array, leading: tuple[int, ...]) -> Array:
 def _augment(tokens: Array, scale: Array, last: float, normalise: bool, x: Array) -> None:
     """Write the columns [scale * x / |x|, last] of rows x, (heads, tokens, dim)."""
     _, length, dim = tokens.shape
-    everything, tile = np.empty(0, np.bool_), _zeros((dim + 1) * TOKENS, tokens)
+    everything, tile = np.empty(0, np.bool_), zeros((dim + 1) * TOKENS, tokens)
     for head in range(x.shape[0]):
-        rows, factor = _of_head(tokens, head), _of_head(scale, head)[0, 0]
+        rows, factor = of_head(tokens, head), of_head(scale, head)[0, 0]
         for first in range(0, length, TOKENS):
             some = min(TOKENS, length - first)
-            _prepare(rows, everything, first, some, factor, last, normalise, tile, False)
+            prepare(rows, everything, first, some, factor, last, normalise, tile, False)
             for row in range(dim + 1):
                 x[head, row, first : first + some] = tile[row * TOKENS : row * TOKENS + some]
 
@@ -112,11 +105,11 @@ def _augment_back(units: Array, cotangent: Array, tokens: Array, factor: Array, 
     length, dim = result.shape[1], result.shape[2] - 1
     along, by = np.empty(TOKENS, units.dtype), np.empty(TOKENS, units.dtype)
     for head in range(result.shape[0]):
-        unit, given, rows = _of_head(units, head), _of_head(cotangent, head), _of_head(tokens, head)
+        unit, given, rows = of_head(units, head), of_head(cotangent, head), of_head(tokens, head)
         for first in range(0, length, TOKENS):
             some, found = min(TOKENS, length - first), result[head, first : first + TOKENS]
             along[:] = 0
-            by[:] = _of_head(factor, head)[0, 0]
+            by[:] = of_head(factor, head)[0, 0]
             for i in range(dim):
                 near, far = unit[i, first : first + some], given[i, first : first + some]
                 for token in range(some):
@@ -124,7 +117,7 @@ def _augment_back(units: Array, cotangent: Array, tokens: Array, factor: Array, 
             for token in range(some):
                 found[token, dim] = along[token]
                 if normalise:
-                    largest, size = _length(rows[first + token])
+                    largest, size = row_length(rows[first + token])
                     by[token] = by[token] / size / largest  # zero for a row of zeros, whose length counts as infinite
                 else:
                     along[token] = 0
@@ -138,36 +131,36 @@ def _augment_back(units: Array, cotangent: Array, tokens: Array, factor: Array, 
 def _summarise(x: Array, values: Array, state: Array) -> None:
     """Write the sums over tokens of features of `x`, (width, tokens), times values, (tokens, columns)."""
     width, length, columns, lanes = x.shape[1], x.shape[2], values.shape[2] - 1, BYTES // x.itemsize
-    offsets, padded, everything = width // 2 + 1, _n_vectors(columns, x) * lanes, np.empty(0, np.bool_)
-    tile, counts, panels = _zeros(_n_rows(width) * TOKENS, x), _zeros(TOKENS, x), _zeros(TOKENS * padded, x)
-    sums, moments = _zeros(width * offsets * padded, x), _zeros(width * offsets * lanes, x)
+    offsets, padded, everything = width // 2 + 1, n_vectors(columns, x) * lanes, np.empty(0, np.bool_)
+    tile, counts, panels = zeros(n_rows(width) * TOKENS, x), zeros(TOKENS, x), zeros(TOKENS * padded, x)
+    sums, moments = zeros(width * offsets * padded, x), zeros(width * offsets * lanes, x)
     for head in range(state.shape[0]):
         sums[:] = 0
         moments[:] = 0
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
-            counts[:tokens] = _of_head(values, head)[first : first + tokens, columns]
+            take(of_head(x, head), first, tokens, tile, n_rows(width))
+            counts[:tokens] = of_head(values, head)[first : first + tokens, columns]
             counts[tokens:] = 0
-            _take_columns(_of_head(values, head), everything, first, tokens, columns, panels)
-            _add_features(tile, counts, panels, tokens, width, columns, sums, moments)
-        _give_state(sums, moments, width, state[head])
+            take_columns(of_head(values, head), everything, first, tokens, columns, panels)
+            add_features(tile, counts, panels, tokens, width, columns, sums, moments)
+        give_state(sums, moments, width, state[head])
 
 
 @compiled
 def _read(x: Array, weighted: Array, result: Array) -> None:
     """Write the sums over features of features of `x`, (width, tokens), times a state, (features, columns)."""
     width, length, columns = x.shape[1], x.shape[2], weighted.shape[2] - 1
-    offsets, padded = width // 2 + 1, _n_vectors(columns, x) * (BYTES // x.itemsize)
-    tile, last, panels = _zeros(_n_rows(width) * TOKENS, x), _zeros(TOKENS, x), _zeros(TOKENS * padded, x)
-    state, form = _zeros(width * offsets * padded, x), _zeros(width * offsets, x)
+    offsets, padded = width // 2 + 1, n_vectors(columns, x) * (BYTES // x.itemsize)
+    tile, last, panels = zeros(n_rows(width) * TOKENS, x), zeros(TOKENS, x), zeros(TOKENS * padded, x)
+    state, form = zeros(width * offsets * padded, x), zeros(width * offsets, x)
     for head in range(result.shape[0]):
-        _take_state(_of_head(weighted, head), width, state, form)
+        take_state(of_head(weighted, head), width, state, form)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
-            _read_features(tile, state, form, tokens, width, columns, panels, last)
-            _give_columns(panels, first, tokens, columns, result[head])
+            take(of_head(x, head), first, tokens, tile, n_rows(width))
+            read_features(tile, state, form, tokens, width, columns, panels, last)
+            give_columns(panels, first, tokens, columns, result[head])
             result[head, first : first + tokens, columns] = last[:tokens]
 
 
@@ -175,17 +168,17 @@ def _read(x: Array, weighted: Array, result: Array) -> None:
 def _fold_back(x: Array, weighted: Array, columns: Array, result: Array) -> None:
     """Write the gradients to `x`, (width, tokens), of features times ``weighted @ columns.T``."""
     width, length, n_columns = x.shape[1], x.shape[2], weighted.shape[2]
-    tile, back = _zeros(_n_rows(width) * TOKENS, x), _zeros(_n_rows(width) * TOKENS, x)
-    across = _zeros(n_columns * TOKENS, x)
+    tile, back = zeros(n_rows(width) * TOKENS, x), zeros(n_rows(width) * TOKENS, x)
+    across = zeros(n_columns * TOKENS, x)
     for head in range(result.shape[0]):
-        flat = _of_head(weighted, head).reshape(-1)
+        flat = of_head(weighted, head).reshape(-1)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _take(_of_head(x, head), first, tokens, tile, _n_rows(width))
-            _take(_of_head(columns, head).T, first, tokens, across, n_columns)
+            take(of_head(x, head), first, tokens, tile, n_rows(width))
+            take(of_head(columns, head).T, first, tokens, across, n_columns)
             back[:] = 0
-            _add_back(tile, flat, across, tokens, width, n_columns, back)
-            for row in range(_n_rows(width)):
+            add_back(tile, flat, across, tokens, width, n_columns, back)
+            for row in range(n_rows(width)):
                 if row < width:
                     result[head, row, first : first + tokens] = back[row * TOKENS : row * TOKENS + tokens]
                 else:
@@ -197,23 +190,23 @@ def _meet(queries: Array, keys: Array, values: Array, result: Array) -> None:
     """Write the sums over keys, (width, keys), of squared scores times values, (keys, columns)."""
     width, n_queries, n_keys, columns = keys.shape[1], queries.shape[2], keys.shape[2], values.shape[2] - 1
     lanes, everything = BYTES // keys.itemsize, np.empty(0, np.bool_)
-    padded = _n_vectors(columns, keys) * lanes
-    near, far, counts = _zeros(width * TOKENS, keys), _zeros(width * TOKENS, keys), _zeros(TOKENS, keys)
-    panels, sums = _zeros(TOKENS * padded, keys), _zeros(TOKENS * padded, keys)
-    totals, scores = _zeros(TOKENS * lanes, keys), _scores_memory(keys)
+    padded = n_vectors(columns, keys) * lanes
+    near, far, counts = zeros(width * TOKENS, keys), zeros(width * TOKENS, keys), zeros(TOKENS, keys)
+    panels, sums = zeros(TOKENS * padded, keys), zeros(TOKENS * padded, keys)
+    totals, scores = zeros(TOKENS * lanes, keys), scores_memory(keys)
     for head in range(result.shape[0]):
         for start in range(0, n_queries, TOKENS):
             rows = min(TOKENS, n_queries - start)
-            _take(_of_head(queries, head), start, rows, near, width)
+            take(of_head(queries, head), start, rows, near, width)
             totals[:] = 0
             sums[:] = 0
             for first in range(0, n_keys, TOKENS):
                 tokens = min(TOKENS, n_keys - first)
-                _take(_of_head(keys, head), first, tokens, far, width)
-                counts[:tokens] = _of_head(values, head)[first : first + tokens, columns]
+                take(of_head(keys, head), first, tokens, far, width)
+                counts[:tokens] = of_head(values, head)[first : first + tokens, columns]
                 counts[tokens:] = 0
-                _take_columns(_of_head(values, head), everything, first, tokens, columns, panels)
-                _add_scores(near, far, counts, panels, rows, tokens, width, columns, scores, sums, totals)
-            _give_columns(sums, start, rows, columns, result[head])
+                take_columns(of_head(values, head), everything, first, tokens, columns, panels)
+                add_scores(near, far, counts, panels, rows, tokens, width, columns, scores, sums, totals)
+            give_columns(sums, start, rows, columns, result[head])
             for row in range(rows):
                 result[head, start + row, columns] = totals[row * lanes : (row + 1) * lanes].sum()

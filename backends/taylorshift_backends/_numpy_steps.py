@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends import _numpy_blocks as blocks
 from taylorshift_backends._numpy_compiled import each_matrix, matrices
+from taylorshift_backends._numpy_features import (
+    add_features,
+    give_row,
+    give_state,
+    n_rows,
+    quadratic_form,
+    read_features,
+    scale_squares,
+    take_state,
+)
 from taylorshift_backends._numpy_jit import compiled
 from taylorshift_backends._numpy_options import TOKENS
+from taylorshift_backends._numpy_pairs import add_scores, add_triangle, scores_memory
+from taylorshift_backends._numpy_panels import all_finite, divide, n_vectors, of_head, take_columns, zeros
+from taylorshift_backends._numpy_rows import prepare
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 
@@ -23,12 +35,6 @@ if TYPE_CHECKING:
 
 Array = Any
 _WIDE = 40  # rows of a tile: from here on a chunk's scores are few beside the features, and chunks are longer
-_zeros, _n_vectors, _n_rows, _prepare = blocks.zeros, blocks.n_vectors, blocks.n_rows, blocks.prepare
-_take_columns, _add_features, _give_state = blocks.take_columns, blocks.add_features, blocks.give_state
-_take_state, _read_features, _divide = blocks.take_state, blocks.read_features, blocks.divide
-_quadratic_form, _scale_squares, _add_triangle = blocks.quadratic_form, blocks.scale_squares, blocks.add_triangle
-_all_finite, _give_row = blocks.all_finite, blocks.give_row
-_add_scores, _scores_memory, _of_head = blocks.add_scores, blocks.scores_memory, blocks.of_head
 
 
 def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
@@ -101,20 +107,20 @@ def _summarise(key: Array, value: Array, kept: Array, normalise: bool, state: Ar
     """Write the states of keys, (heads, tokens, head_dim), and values, (heads, tokens, value_dim)."""
     heads, (_, length, dim) = state.shape[0], key.shape
     width, columns, lanes, one = dim + 1, value.shape[2], BYTES // key.itemsize, key.dtype.type(1)
-    offsets, padded = width // 2 + 1, _n_vectors(columns, key) * lanes
-    tile, counts, panels = _zeros(_n_rows(width) * TOKENS, key), _zeros(TOKENS, key), _zeros(TOKENS * padded, key)
-    sums, moments = _zeros(width * offsets * padded, key), _zeros(width * offsets * lanes, key)
+    offsets, padded = width // 2 + 1, n_vectors(columns, key) * lanes
+    tile, counts, panels = zeros(n_rows(width) * TOKENS, key), zeros(TOKENS, key), zeros(TOKENS * padded, key)
+    sums, moments = zeros(width * offsets * padded, key), zeros(width * offsets * lanes, key)
     for head in range(heads):
-        rows, values, own = _of_head(key, head), _of_head(value, head), _of_head(kept, head)[0]
+        rows, values, own = of_head(key, head), of_head(value, head), of_head(kept, head)[0]
         sums[:] = 0
         moments[:] = 0
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _prepare(rows, own, first, tokens, one, one, normalise, tile, True)
+            prepare(rows, own, first, tokens, one, one, normalise, tile, True)
             _count(own, first, tokens, counts)
-            _take_columns(values, own, first, tokens, columns, panels)
-            _add_features(tile, counts, panels, tokens, width, columns, sums, moments)
-        _give_state(sums, moments, width, state[head])
+            take_columns(values, own, first, tokens, columns, panels)
+            add_features(tile, counts, panels, tokens, width, columns, sums, moments)
+        give_state(sums, moments, width, state[head])
 
 
 @compiled
@@ -125,20 +131,20 @@ def _read(
     """Write the outputs of queries, (heads, tokens, head_dim), over states, (heads, features, value_dim + 1)."""
     heads, (_, length, dim) = output.shape[0], query.shape
     width, columns, kind = dim + 1, weighted.shape[2] - 1, query.dtype.type
-    offsets, padded = width // 2 + 1, _n_vectors(columns, query) * (BYTES // query.itemsize)
-    tile, last, panels = _zeros(_n_rows(width) * TOKENS, query), _zeros(TOKENS, query), _zeros(TOKENS * padded, query)
-    state, form = _zeros(width * offsets * padded, query), _zeros(width * offsets, query)
+    offsets, padded = width // 2 + 1, n_vectors(columns, query) * (BYTES // query.itemsize)
+    tile, last, panels = zeros(n_rows(width) * TOKENS, query), zeros(TOKENS, query), zeros(TOKENS * padded, query)
+    state, form = zeros(width * offsets * padded, query), zeros(width * offsets, query)
     beta, gamma, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
     for head in range(heads):
-        rows, total, factor = _of_head(query, head), _of_head(totals, head)[0], _of_head(scale, head)[0, 0]
+        rows, total, factor = of_head(query, head), of_head(totals, head)[0], of_head(scale, head)[0, 0]
         size = kind(_size(total[columns], dim, mean_size_one))
-        _take_state(_of_head(weighted, head), width, state, form)
+        take_state(of_head(weighted, head), width, state, form)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
-            _prepare(rows, everything, first, tokens, factor, beta, normalise, tile, True)
-            _read_features(tile, state, form, tokens, width, columns, panels, last)
+            prepare(rows, everything, first, tokens, factor, beta, normalise, tile, True)
+            read_features(tile, state, form, tokens, width, columns, panels, last)
             for token in range(tokens):
-                _divide(panels, token, last[token], total, gamma, size, keep, output[head, first + token])
+                divide(panels, token, last[token], total, gamma, size, keep, output[head, first + token])
 
 
 @compiled
@@ -153,30 +159,30 @@ def _meet(
     heads, (_, n_queries, dim) = output.shape[0], query.shape
     n_keys, width, columns, kind, one = key.shape[1], dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
     lanes, n_tiles = BYTES // key.itemsize, -(-n_queries // TOKENS)
-    padded, of_tile = _n_vectors(columns, key) * lanes, width * TOKENS
-    near, far, counts = _zeros(n_tiles * of_tile, key), _zeros(of_tile, key), _zeros(TOKENS, key)
-    panels, sums = _zeros(TOKENS * padded, key), _zeros(n_tiles * TOKENS * padded, key)
-    normalisers, scores = _zeros(n_tiles * TOKENS * lanes, key), _scores_memory(key)
+    padded, of_tile = n_vectors(columns, key) * lanes, width * TOKENS
+    near, far, counts = zeros(n_tiles * of_tile, key), zeros(of_tile, key), zeros(TOKENS, key)
+    panels, sums = zeros(TOKENS * padded, key), zeros(n_tiles * TOKENS * padded, key)
+    normalisers, scores = zeros(n_tiles * TOKENS * lanes, key), scores_memory(key)
     totals = np.zeros(columns + 1, key.dtype)
     beta, gamma, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
     for head in range(heads):
-        queries, keys, values = _of_head(query, head), _of_head(key, head), _of_head(value, head)
-        factor, own = _of_head(scale, head)[0, 0], _of_head(kept, head)[0]
+        queries, keys, values = of_head(query, head), of_head(key, head), of_head(value, head)
+        factor, own = of_head(scale, head)[0, 0], of_head(kept, head)[0]
         sums[:] = 0
         normalisers[:] = 0
         totals[:] = 0
         for tile in range(n_tiles):
             start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
-            _prepare(queries, everything, start, rows, factor, beta, normalise, near[tile * of_tile :], False)
+            prepare(queries, everything, start, rows, factor, beta, normalise, near[tile * of_tile :], False)
         for first in range(0, n_keys, TOKENS):
             tokens = min(TOKENS, n_keys - first)
-            _prepare(keys, own, first, tokens, one, one, normalise, far, False)
+            prepare(keys, own, first, tokens, one, one, normalise, far, False)
             _count(own, first, tokens, counts)
-            _take_columns(values, own, first, tokens, columns, panels)
+            take_columns(values, own, first, tokens, columns, panels)
             _add_totals(values, own, first, tokens, totals)
             for tile in range(n_tiles):
                 start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
-                _add_scores(
+                add_scores(
                     near[tile * of_tile :], far, counts, panels, rows, tokens, width, columns,
                     scores, sums[start * padded :], normalisers[start * lanes :],
                 )  # fmt: skip
@@ -187,7 +193,7 @@ def _meet(
             for row in range(rows):
                 place = (start + row) * lanes
                 total = normalisers[place : place + lanes].sum()
-                _divide(found, row, total, totals, gamma, size, keep, output[head, start + row])
+                divide(found, row, total, totals, gamma, size, keep, output[head, start + row])
 
 
 @compiled
@@ -202,43 +208,43 @@ def _scan(
     heads, groups, length, dim = query.shape
     width, columns, kind, one = dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
     lanes, rows, chunk = BYTES // key.itemsize, width * (width // 2 + 1), TOKENS // 2 if width < _WIDE else TOKENS
-    padded = _n_vectors(columns, key) * lanes
-    near, far = _zeros(_n_rows(width) * TOKENS, key), _zeros(_n_rows(width) * TOKENS, key)
-    counts, panels, scores = _zeros(TOKENS, key), _zeros(TOKENS * padded, key), _scores_memory(key)
-    sums, moments, form = _zeros(rows * padded, key), _zeros(rows * lanes, key), _zeros(rows, key)
+    padded = n_vectors(columns, key) * lanes
+    near, far = zeros(n_rows(width) * TOKENS, key), zeros(n_rows(width) * TOKENS, key)
+    counts, panels, scores = zeros(TOKENS, key), zeros(TOKENS * padded, key), scores_memory(key)
+    sums, moments, form = zeros(rows * padded, key), zeros(rows * lanes, key), zeros(rows, key)
     before, totals = np.empty(columns + 1, key.dtype), np.empty(columns + 1, key.dtype)
-    found, last, spare = _zeros(TOKENS * padded, key), _zeros(TOKENS, key), _zeros(TOKENS * lanes, key)
+    found, last, spare = zeros(TOKENS * padded, key), zeros(TOKENS, key), zeros(TOKENS * lanes, key)
     beta, gamma, half, two, everything = kind(beta), kind(gamma), kind(0.5), kind(2), np.empty(0, np.bool_)
     for head in range(heads):
-        own = _of_head(kept, head)[0]
-        _take_state(carry[head], width, sums, form)
+        own = of_head(kept, head)[0]
+        take_state(carry[head], width, sums, form)
         moments[:] = 0
         moments[::lanes] = form
         for first in range(0, length, chunk):
             tokens = min(chunk, length - first)
-            _prepare(key[head], own, first, tokens, one, one, normalise, far, True)
+            prepare(key[head], own, first, tokens, one, one, normalise, far, True)
             _count(own, first, tokens, counts)
-            _take_columns(value[head], own, first, tokens, columns, panels)
-            _quadratic_form(moments, width, form)
-            finite = _all_finite(value[head], own, first, tokens)
-            _give_row(sums, moments, width, width - 1, 0, before)  # the feature 1 * 1: plain sums of [value, 1]
-            _scale_squares(sums, width, columns, half)
+            take_columns(value[head], own, first, tokens, columns, panels)
+            quadratic_form(moments, width, form)
+            finite = all_finite(value[head], own, first, tokens)
+            give_row(sums, moments, width, width - 1, 0, before)  # the feature 1 * 1: plain sums of [value, 1]
+            scale_squares(sums, width, columns, half)
             for group in range(groups):
                 factor, outputs = scale[head, group], output[head, group]
-                _prepare(query[head, group], everything, first, tokens, factor, beta, normalise, near, True)
-                _read_features(near, sums, form, tokens, width, columns, found, last)
+                prepare(query[head, group], everything, first, tokens, factor, beta, normalise, near, True)
+                read_features(near, sums, form, tokens, width, columns, found, last)
                 found *= two
-                _add_triangle(
+                add_triangle(
                     near, far, counts, panels, tokens, width, columns, finite, scores, spare, found, last
                 )  # fmt: skip
                 totals[:] = before
                 for token in range(tokens):
                     _add_totals(value[head], own, first + token, 1, totals)
                     size = kind(_size(totals[columns], dim, mean_size_one))
-                    _divide(found, token, last[token], totals, gamma, size, keep, outputs[first + token])
-            _scale_squares(sums, width, columns, two)
-            _add_features(far, counts, panels, tokens, width, columns, sums, moments)
-        _give_state(sums, moments, width, state[head])
+                    divide(found, token, last[token], totals, gamma, size, keep, outputs[first + token])
+            scale_squares(sums, width, columns, two)
+            add_features(far, counts, panels, tokens, width, columns, sums, moments)
+        give_state(sums, moments, width, state[head])
 
 
 @compiled

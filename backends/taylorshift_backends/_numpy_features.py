@@ -1,0 +1,157 @@
+"""Compiled loops over features: summed to a state, read of one, and folded back, for one tile of tokens.
+
+The rows of a state in panels are ordered by the row of the tile that is multiplied, `i`, and then by the offset to the
+other, see `_numpy_panels`; a state as the core has it is ordered by offset.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taylorshift_backends import _numpy_kernels as kernels
+from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_kernels import ALONG, NARROW, PANEL, READERS, SPAN
+from taylorshift_backends._numpy_options import TOKENS
+from taylorshift_backends._numpy_panels import panel_at
+from taylorshift_backends._numpy_vectors import BYTES, ROWS
+
+Array = Any
+_summarise_rows, _read_rows, _moments, _quadratic = kernels.summarise, kernels.read, kernels.moments, kernels.quadratic
+_fold_back_rows = kernels.fold_back
+
+
+@compiled
+def n_rows(width: int) -> int:
+    """Return how many rows a tile has with the first ones once more behind the last."""
+    return width + width // 2 + 1
+
+
+@compiled
+def n_far(i: int, width: int) -> int:
+    """Return how many features are row `i` times a row from `i` on."""
+    return width // 2 + 1 if width % 2 or i < width // 2 else width // 2
+
+
+@compiled
+def _part(n: int, most: int, part: int) -> tuple[int, int]:
+    """Return the first and the number of the rows in one of the parts of `n`, about as many in each, `most` at most."""
+    parts = -(-n // most)
+    first = n * part // parts
+    return first, n * (part + 1) // parts - first
+
+
+@compiled
+def add_features(
+    tile: Array, counts: Array, panels: Array, tokens: int, width: int, columns: int, sums: Array, moments: Array
+) -> None:
+    """Add the features of a tile times panels of values to sums, and times counts to moments, a vector a feature."""
+    lanes, offsets = BYTES // tile.itemsize, width // 2 + 1
+    for i in range(width):
+        n = n_far(i, width)
+        for part in range(-(-n // ROWS)):
+            row, rows = _part(n, ROWS, part)
+            into = (i * offsets + row) * lanes
+            _moments(tile, i * TOKENS, tile, (i + row) * TOKENS, counts, 0, moments, into, rows, -(-tokens // lanes))
+    for at in range(0, columns, PANEL * lanes):
+        vectors, _ = panel_at(at, columns, tile)
+        for i in range(width):
+            n, start = n_far(i, width), width * offsets * at + i * offsets * vectors * lanes
+            for part in range(-(-n // ROWS)):
+                row, rows = _part(n, ROWS, part)
+                near, far, into = i * TOKENS, (i + row) * TOKENS, start + row * vectors * lanes
+                _summarise_rows(tile, near, tile, far, panels, at * TOKENS, sums, into, rows, vectors, tokens)
+
+
+@compiled
+def give_state(sums: Array, moments: Array, width: int, state: Array) -> None:
+    """Write sums and moments to a state, (features, columns), ordered by offset."""
+    for i in range(width):
+        for offset in range(n_far(i, width)):
+            give_row(sums, moments, width, i, offset, state[offset * width + i])
+
+
+@compiled
+def give_row(sums: Array, moments: Array, width: int, i: int, offset: int, row: Array) -> None:
+    """Write the sums and the moment of one feature to a row of a state."""
+    lanes, offsets, columns = BYTES // row.itemsize, width // 2 + 1, row.shape[0] - 1
+    place = i * offsets + offset
+    row[columns] = moments[place * lanes : (place + 1) * lanes].sum()
+    for at in range(0, columns, PANEL * lanes):
+        vectors, n = panel_at(at, columns, row)
+        start = width * offsets * at + place * vectors * lanes
+        for column in range(n):
+            row[at + column] = sums[start + column]
+
+
+@compiled
+def take_state(weighted: Array, width: int, state: Array, form: Array) -> None:
+    """Write a state, (features, columns), to panels, and its last column to a quadratic form."""
+    lanes, offsets, columns = BYTES // weighted.itemsize, width // 2 + 1, weighted.shape[1] - 1
+    for i in range(width):
+        for offset in range(n_far(i, width)):
+            row, place = weighted[offset * width + i], i * offsets + offset
+            form[place] = row[columns]
+            for at in range(0, columns, PANEL * lanes):
+                vectors, n = panel_at(at, columns, weighted)
+                start = width * offsets * at + place * vectors * lanes
+                for column in range(n):
+                    state[start + column] = row[at + column]
+
+
+@compiled
+def read_features(
+    tile: Array, state: Array, form: Array, tokens: int, width: int, columns: int, panels: Array, last: Array
+) -> None:
+    """Write what the features of a tile read of panels of a state, and of the form, one number a token."""
+    lanes, offsets = BYTES // tile.itemsize, width // 2 + 1
+    last[:] = 0
+    for i in range(width):
+        for token in range(0, tokens, ALONG * lanes):
+            here = i * TOKENS + token
+            _quadratic(tile, here, tile, here, form, i * offsets, last, token, n_far(i, width))
+    for at in range(0, columns, PANEL * lanes):
+        vectors, _ = panel_at(at, columns, tile)
+        span, readers, panel = vectors * lanes, READERS[vectors - 1], at * TOKENS
+        panels[panel : panel + TOKENS * span] = 0
+        for i in range(width):
+            start = width * offsets * at + i * offsets * span
+            for token in range(0, tokens, readers):
+                here, into = i * TOKENS + token, panel + token * span
+                _read_rows(tile, here, tile, here, state, start, panels, into, vectors, n_far(i, width))
+
+
+@compiled
+def add_back(tile: Array, weighted: Array, across: Array, tokens: int, width: int, n_columns: int, back: Array) -> None:
+    """Add the gradients of features, ``weighted @ columns.T``, to the rows they are products of, in a tile like theirs."""
+    span = SPAN * (BYTES // tile.itemsize)
+    for i in range(width):
+        n = n_far(i, width)
+        for part in range(-(-n // NARROW)):
+            row, rows = _part(n, NARROW, part)
+            start = (row * width + i) * n_columns
+            for at in range(0, tokens, span):
+                near, far = i * TOKENS + at, (i + row) * TOKENS + at
+                _fold_back_rows(
+                    tile, near, tile, far, weighted, start, across, at, back, near, back, far,
+                    rows, n_columns, width * n_columns,
+                )  # fmt: skip
+
+
+@compiled
+def quadratic_form(moments: Array, width: int, form: Array) -> None:
+    """Write moments, a vector a feature, times their multiplicity."""
+    lanes, offsets = form.shape[0] and moments.shape[0] // form.shape[0], width // 2 + 1
+    for place in range(form.shape[0]):
+        form[place] = moments[place * lanes : (place + 1) * lanes].sum() * (2 if place % offsets else 1)
+
+
+@compiled
+def scale_squares(sums: Array, width: int, columns: int, factor: float) -> None:
+    """Multiply the sums of the features that are squares: halved, all sums are half of what counts with multiplicity."""
+    lanes, offsets = BYTES // sums.itemsize, width // 2 + 1
+    for at in range(0, columns, PANEL * lanes):
+        vectors, _ = panel_at(at, columns, sums)
+        for i in range(width):
+            start = width * offsets * at + i * offsets * vectors * lanes
+            for place in range(start, start + vectors * lanes):
+                sums[place] *= factor
