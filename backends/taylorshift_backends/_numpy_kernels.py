@@ -70,6 +70,61 @@ def _signature(write: Callable[..., None]) -> Signature:
 
 
 @_kernel
+def transpose(v: Vectors, rows: _Pointer, tile: _Pointer, step: _Number) -> None:
+    """Write as many rows of a vector each, `step` apart, as the vector has numbers, to the columns of a tile."""
+    start, vectors = rows, []
+    for _ in range(v.lanes):
+        vectors.append(v.load(start))
+        start = v.at(start, step)
+    for row, vector in enumerate(v.transposed(vectors)):
+        v.store(vector, v.at(tile, row * TOKENS))
+
+
+@_kernel
+def copy(v: Vectors, source: _Pointer, panel: _Pointer, step: _Number, columns: _Number, n: _Number) -> None:
+    """Write `n` rows of so many vectors, `step` apart, to a panel."""
+
+    def of_panel(columns: int) -> None:
+        def body(row: Any, _: list[Any]) -> list[Any]:
+            here, there = v.at(source, v.times(row, step)), v.at(panel, row, columns * v.lanes)
+            for column in range(columns):
+                v.store(v.load(here, column), there, column)
+            return []
+
+        v.loop(n, [], body)
+
+    v.cases(columns, range(1, PANEL + 1), of_panel)
+
+
+@_kernel
+def divide(
+    v: Vectors,
+    panel: _Pointer,
+    shift: _Pointer,
+    factors: _Pointer,
+    output: _Pointer,
+    step: _Number,
+    columns: _Number,
+    n: _Number,
+) -> None:
+    """Write ``(row + shift) * factor`` of `n` rows of a panel to rows `step` apart."""
+
+    def of_panel(columns: int) -> None:
+        shifts = [v.load(shift, column) for column in range(columns)]
+
+        def body(row: Any, _: list[Any]) -> list[Any]:
+            here, there = v.at(panel, row, columns * v.lanes), v.at(output, v.times(row, step))
+            factor = v.spread(v.at(factors, row))
+            for column, each in enumerate(shifts):
+                v.store(v.product(v.total(v.load(here, column), each), factor), there, column)
+            return []
+
+        v.loop(n, [], body)
+
+    v.cases(columns, range(1, PANEL + 1), of_panel)
+
+
+@_kernel
 def summarise(
     v: Vectors,
     near: _Pointer,

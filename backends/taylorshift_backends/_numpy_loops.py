@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +19,29 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = tuple[Array, ...]
+_SMALL = 1 << 16  # numbers that may be copied into another order
 _WORTH_A_THREAD = 3_000_000  # multiplications: below it, handing over costs more than it saves
+
+
+@dataclass(frozen=True)
+class AllAtOnce:
+    """A step that takes all heads and tokens, if they lie in order, and shares them among threads itself."""
+
+    step: Callable[..., Arrays]
+
+    def __call__(self, run: Run, *arrays: Array) -> Arrays:
+        """Take the step."""
+        return self.step(run, *arrays)
+
+
+def _at_once(step: Callable[..., Arrays], arrays: Arrays) -> bool:
+    return isinstance(step, AllAtOnce) and all(each.flags.c_contiguous or each.size <= _SMALL for each in arrays)
 
 
 def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
     """Return the sums of ``step`` over all tiles."""
+    if _at_once(step, (*tiled, *whole)):
+        return step(run, *tiled, *whole)
     batch, length = _batch(tiled, whole), tiled[0].shape[-2]
     threads = _threads(batch, tiled, whole)
     if threads == 1 and (batch == () or math.prod(batch) * length <= tile):
@@ -65,6 +84,8 @@ def _fold_short(
 
 def map_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:
     """Return ``step`` of all tiles, each written where it belongs."""
+    if _at_once(step, (*tiled, *whole)):
+        return step(run, *tiled, *whole)
     batch, length = _batch(tiled, whole), tiled[0].shape[-2]
     threads = _threads(batch, tiled, whole)
     if threads == 1 and math.prod(batch) * length <= tile:

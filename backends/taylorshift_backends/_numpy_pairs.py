@@ -10,7 +10,7 @@ from taylorshift_backends import _numpy_kernels as kernels
 from taylorshift_backends._numpy_jit import compiled, compiled_in_any_order
 from taylorshift_backends._numpy_kernels import NARROW, PANEL, SPAN
 from taylorshift_backends._numpy_options import TOKENS
-from taylorshift_backends._numpy_panels import panel_at, zeros
+from taylorshift_backends._numpy_panels import memory, panel_at
 from taylorshift_backends._numpy_vectors import BYTES, ROWS
 
 Array = Any
@@ -21,7 +21,7 @@ _score, _weigh = kernels.score, kernels.weigh
 @compiled
 def scores_memory(like: Array) -> Array:
     """Return the memory that `add_scores` and `add_triangle` keep scores in."""
-    return zeros(_TOGETHER * TOKENS, like)
+    return memory(_TOGETHER * TOKENS, like)
 
 
 @compiled

@@ -12,21 +12,38 @@ from typing import Any
 
 import numpy as np
 
+from taylorshift_backends import _numpy_kernels as kernels
 from taylorshift_backends._numpy_jit import compiled
 from taylorshift_backends._numpy_kernels import PANEL
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_vectors import BYTES
 
 Array = Any
+_copy, _divide = kernels.copy, kernels.divide
+
+
+@compiled
+def memory(size: int, like: Array) -> Array:
+    """Return memory that starts on a vector, with anything in it."""
+    lanes = BYTES // like.itemsize
+    found = np.empty(size + lanes, like.dtype)
+    start = (-found.ctypes.data // like.itemsize) % lanes
+    return found[start : start + size]
 
 
 @compiled
 def zeros(size: int, like: Array) -> Array:
     """Return zeros that start on a vector."""
-    lanes = BYTES // like.itemsize
-    memory = np.zeros(size + lanes, like.dtype)
-    start = (-memory.ctypes.data // like.itemsize) % lanes
-    return memory[start : start + size]
+    found = memory(size, like)
+    found[:] = 0
+    return found
+
+
+@compiled
+def panels_memory(columns: int, like: Array) -> Array:
+    """Return memory for panels of the values of a tile; columns that fill up a vector are zero."""
+    size, full = TOKENS * n_vectors(columns, like) * (BYTES // like.itemsize), TOKENS * columns
+    return memory(size, like) if size == full else zeros(size, like)
 
 
 @compiled
@@ -59,17 +76,20 @@ def take(x: Array, first: int, tokens: int, tile: Array, rows: int) -> None:
 @compiled
 def take_columns(values: Array, kept: Array, first: int, tokens: int, columns: int, panels: Array) -> None:
     """Write the first columns of values, (length, more), to panels; rows that are not kept, if any, as zeros."""
-    lanes = BYTES // values.itemsize
+    lanes, step, flat = BYTES // values.itemsize, values.shape[1], values.reshape(values.size)
     for at in range(0, columns, PANEL * lanes):
         vectors, n = panel_at(at, columns, values)
         width, panel = vectors * lanes, panels[at * TOKENS :]
-        for token in range(tokens):
-            row, place = values[first + token], token * width
-            if kept.shape[0] and not kept[first + token]:
-                panel[place : place + n] = 0
-            else:
+        if n == width:
+            _copy(flat, first * step + at, panels, at * TOKENS, step, vectors, tokens)
+        else:
+            for token in range(tokens):
                 for column in range(n):
-                    panel[place + column] = row[at + column]
+                    panel[token * width + column] = values[first + token, at + column]
+        if kept.shape[0]:
+            for token in range(tokens):
+                if not kept[first + token]:
+                    panel[token * width : token * width + n] = 0
 
 
 @compiled
@@ -97,7 +117,7 @@ def all_finite(values: Array, kept: Array, first: int, tokens: int) -> bool:
 
 
 @compiled
-def divide(
+def divide_row(
     panels: Array, token: int, total: float, totals: Array, gamma: float, size: float, keep: bool, output: Array
 ) -> None:
     """Write the sums of a token of a tile over their normaliser, both with `gamma` times totals, times `size`.
@@ -117,3 +137,46 @@ def divide(
     if keep:
         output[columns] = inverse if normaliser != 0 else 0
         output[columns + 1 :] = totals[columns]
+
+
+@compiled
+def divide(
+    panels: Array, totals: Array, gamma: float, factors: Array, first: int, tokens: int, output: Array, shift: Array
+) -> None:
+    """Write sums of a tile, each with `gamma` times totals, times the factor of its token; `shift` is memory for columns."""
+    columns, step, flat = totals.shape[0] - 1, output.shape[1], output.reshape(output.size)
+    lanes = BYTES // output.itemsize
+    for column in range(columns):
+        shift[column] = gamma * totals[column]
+    for at in range(0, columns, PANEL * lanes):
+        vectors, n = panel_at(at, columns, output)
+        width, panel = vectors * lanes, panels[at * TOKENS :]
+        if n == width:
+            _divide(panels, at * TOKENS, shift, at, factors, 0, flat, first * step + at, step, vectors, tokens)
+        else:
+            for token in range(tokens):
+                for column in range(n):
+                    output[first + token, at + column] = (panel[token * width + column] + shift[at + column]) * factors[
+                        token
+                    ]
+
+
+@compiled
+def factors_of(
+    normalisers: Array, totals: Array, gamma: float, size: float, keep: bool, first: int, tokens: int, output: Array,
+    factors: Array,
+) -> None:  # fmt: skip
+    """Write `size` over what each token of a tile is divided by: the last of its sums, with `gamma` times that of the totals.
+
+    With `keep`, one over the normaliser is written behind the outputs, and to what columns are left the last of the totals.
+    """
+    columns, one = totals.shape[0] - 1, output.dtype.type(1)
+    count = totals[columns]
+    for token in range(tokens):
+        normaliser = normalisers[token] + gamma * count
+        inverse = one / normaliser if normaliser != 0 else one
+        factors[token] = inverse * size
+        if keep:
+            row = output[first + token]
+            row[columns] = inverse if normaliser != 0 else 0
+            row[columns + 1 :] = count

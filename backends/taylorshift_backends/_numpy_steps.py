@@ -1,7 +1,8 @@
 """The steps of both forms, compiled whole: from tokens as they were given to states and outputs, TOKENS at a time.
 
 What the core does between the products (normalise, augment, divide) is a pass through memory each in NumPy, and at small
-head dimensions they take longer than the products; here it happens where the tile lies in the cache.
+head dimensions they take longer than the products; here it happens where the tile lies in the cache. A step takes all
+heads, and shares them among threads, see `_numpy_crew`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends._numpy_compiled import each_matrix, matrices
+from taylorshift_backends._numpy_compiled import matrices
+from taylorshift_backends._numpy_crew import operand, operands_at
 from taylorshift_backends._numpy_features import (
     add_features,
     give_row,
@@ -20,13 +22,26 @@ from taylorshift_backends._numpy_features import (
     quadratic_form,
     read_features,
     scale_squares,
+    take_readable,
     take_state,
 )
-from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_jit import compiled, job
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_pairs import add_scores, add_triangle, scores_memory
-from taylorshift_backends._numpy_panels import all_finite, divide, n_vectors, of_head, take_columns, zeros
+from taylorshift_backends._numpy_panels import (
+    all_finite,
+    divide,
+    divide_row,
+    factors_of,
+    memory,
+    n_vectors,
+    of_head,
+    panels_memory,
+    take_columns,
+    zeros,
+)
 from taylorshift_backends._numpy_rows import prepare
+from taylorshift_backends._numpy_threads import crew, n_threads
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 
@@ -35,24 +50,58 @@ if TYPE_CHECKING:
 
 Array = Any
 _WIDE = 40  # rows of a tile: from here on a chunk's scores are few beside the features, and chunks are longer
+_WORTH_A_THREAD = 400_000  # multiplications: below it, a thread is not waited for
+_ITEMS = 4  # of a job for each thread, where there are too few heads: a thread may come late
+_SHORTEST_PART, _SHORTEST_SUM = (
+    512,
+    2048,
+)  # tokens of an item that are worth its beginning, of one with a state of its own
+_EVERYTHING = np.empty((1, 0), np.bool_)
+# The numbers in the operand of options.
+_NORMALISE, _BETA, _GAMMA, _MEAN_SIZE_ONE, _KEEP, _PARTS = range(6)
 
 
 def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
-    """Return the state of a tile of keys and values."""
-    shape = n_features(key.shape[-1] + 1), value.shape[-1] + 1
-    return (each_matrix(_summarise, shape, key, value, _kept(mask), options=(run.weighting.normalise,)),)
+    """Return the state of keys and values."""
+    tokens = (key, value) if mask is None else (key, value, mask)
+    leading, (length, dim), columns = _leading(*tokens), key.shape[-2:], value.shape[-1] + 1
+    heads, rows = math.prod(leading), n_features(dim + 1)
+    threads = _threads(heads * length * rows * columns)
+    parts = _parts(heads, length, threads, _SHORTEST_SUM)
+    states = np.empty((heads * parts, rows, columns), key.dtype)
+    _do(_summarise_job, heads * parts, threads, leading, key, value, _kept(mask), _options(run, parts), states)
+    if parts > 1:
+        states = np.sum(states.reshape((heads, parts, rows, columns)), axis=1)
+    return (states.reshape((*leading, rows, columns)),)
 
 
-def read(run: Run, query: Array, weighted: Array, totals: Array, scale: Array) -> tuple[Array]:
-    """Return the outputs of a tile of queries over the keys in a state."""
-    shape = query.shape[-2], _n_columns(run, weighted.shape[-1] - 1)
-    return (each_matrix(_read, shape, query, weighted, totals, scale, options=_options(run)),)
+def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
+    """Return the outputs of queries over the keys in a state."""
+    leading, length = _leading(query, state, scale), query.shape[-2]
+    heads, n_columns = math.prod(leading), _n_columns(run, state.shape[-1] - 1)
+    threads = _threads(heads * length * math.prod(state.shape[-2:]))
+    parts = _parts(heads, length, threads, _SHORTEST_PART)
+    output = np.empty((*leading, length, n_columns), query.dtype)
+    _do(
+        _read_job, heads * parts, threads, leading, query, state, scale, _options(run, parts),
+        output.reshape((heads, length, n_columns)),
+    )  # fmt: skip
+    return (output,)
 
 
 def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: Array | None = None) -> tuple[Array]:
-    """Return the outputs of a tile of queries over all keys."""
-    shape = query.shape[-2], _n_columns(run, value.shape[-1])
-    return (each_matrix(_meet, shape, query, key, value, scale, _kept(mask), options=_options(run)),)
+    """Return the outputs of queries over all keys."""
+    operands = (query, key, value, scale) if mask is None else (query, key, value, scale, mask)
+    leading, length = _leading(*operands), query.shape[-2]
+    heads, n_columns = math.prod(leading), _n_columns(run, value.shape[-1])
+    threads = _threads(heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+    parts = max(_parts(heads, length, threads, _SHORTEST_PART), -(-length // run.plan.query_tile))
+    output = np.empty((*leading, length, n_columns), query.dtype)
+    _do(
+        _meet_job, heads * parts, threads, leading, query, key, value, scale, _kept(mask), _options(run, parts),
+        output.reshape((heads, length, n_columns)),
+    )  # fmt: skip
+    return (output,)
 
 
 def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: Array) -> tuple[Array, tuple[Array]]:
@@ -66,25 +115,82 @@ def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: 
         np.ascontiguousarray(query).reshape((heads, groups, *query.shape[-2:])),
         *(matrices(each, leading) for each in (key, value, _kept(mask))),
         np.ascontiguousarray(np.broadcast_to(scale[..., 0, 0], query.shape[:-2])).reshape((heads, groups)),
-        *_options(run),
+        *_scan_options(run),
         state.reshape((heads, *state.shape[-2:])),
         output.reshape((heads, groups, *output.shape[-2:])),
     )
     return state, (output,)
 
 
+def _scan_options(run: Run) -> tuple[float, float, bool, bool, bool]:
+    weighting = run.weighting
+    return float(weighting.beta), float(weighting.gamma), weighting.normalise, run.mean_size_one, run.keep
+
+
+def _leading(*operands: Array) -> tuple[int, ...]:
+    """Return the leading axes that operands broadcast to."""
+    leading = operands[0].shape[:-2]
+    if all(each.shape[:-2] == leading for each in operands):
+        return leading
+    return np.broadcast_shapes(*(each.shape[:-2] for each in operands))
+
+
+def _threads(work: int) -> int:
+    """Return how many threads so many multiplications are worth."""
+    return 1 if work < 2 * _WORTH_A_THREAD else min(n_threads(), work // _WORTH_A_THREAD)
+
+
+def _parts(heads: int, length: int, threads: int, shortest: int) -> int:
+    """Return in how many parts the tokens of each head are taken, so that all threads have work."""
+    if threads == 1 or heads >= _ITEMS * threads:
+        return 1
+    return max(1, min(-(-_ITEMS * threads // max(heads, 1)), length // shortest))
+
+
+def _do(job: Any, items: int, threads: int, leading: tuple[int, ...], *arrays: Array) -> None:
+    """Have a job done for matrices whose leading axes broadcast; the last two arrays are the options and the result."""
+    *operands, options, result = arrays
+    found, shares = zip(*(_matrices(each, leading, result.dtype) for each in operands), strict=True)
+    crew().do(job(result.dtype), items, threads, (*found, options, result), (*shares, 1, 1))
+
+
+def _matrices(array: Array, leading: tuple[int, ...], dtype: Any) -> tuple[Array, int]:
+    """Return an array as (matrices, rows, columns), contiguous, and how many heads in a row share a matrix."""
+    own, share = array.shape[:-2], 1
+    if own != leading:
+        full = (1,) * (len(leading) - len(own)) + own
+        last = next((i for i in reversed(range(len(full))) if full[i] != 1), -1) + 1
+        first = next((i for i in range(last) if full[i] != 1), last)
+        if full[first:last] == leading[first:last]:
+            share = math.prod(leading[last:])
+        else:
+            array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading
+    found = array.reshape((math.prod(own), *array.shape[-2:]))
+    if found.dtype not in (dtype, np.bool_) or not found.flags.c_contiguous:
+        found = np.ascontiguousarray(found, np.bool_ if found.dtype == np.bool_ else dtype)
+    return found, share
+
+
 def _kept(mask: Array | None) -> Array:
     """Return which keys are attended, (..., 1, tokens), or no columns for all of them."""
-    return np.empty((1, 0), np.bool_) if mask is None else np.swapaxes(mask, -1, -2)
+    return _EVERYTHING if mask is None else np.swapaxes(mask, -1, -2)
 
 
 def _n_columns(run: Run, value_dim: int) -> int:
     return value_dim + run.keep + (run.keep and run.mean_size_one)
 
 
-def _options(run: Run) -> tuple[float, float, bool, bool, bool]:
+def _options(run: Run, parts: int) -> Array:
     weighting = run.weighting
-    return float(weighting.beta), float(weighting.gamma), weighting.normalise, run.mean_size_one, run.keep
+    numbers = weighting.normalise, weighting.beta, weighting.gamma, run.mean_size_one, run.keep, parts
+    return np.asarray(numbers, np.float64).reshape((1, 1, -1))
+
+
+@compiled
+def _part(item: int, parts: int, length: int) -> tuple[int, int, int]:
+    """Return the head of an item, and the first token of its part and the one behind the last."""
+    head, part, n_tiles = item // parts, item % parts, -(-length // TOKENS)
+    return head, min(n_tiles * part // parts * TOKENS, length), min(n_tiles * (part + 1) // parts * TOKENS, length)
 
 
 @compiled
@@ -102,98 +208,141 @@ def _count(kept: Array, first: int, tokens: int, counts: Array) -> None:
     counts[tokens:] = 0
 
 
-@compiled
-def _summarise(key: Array, value: Array, kept: Array, normalise: bool, state: Array) -> None:
-    """Write the states of keys, (heads, tokens, head_dim), and values, (heads, tokens, value_dim)."""
-    heads, (_, length, dim) = state.shape[0], key.shape
-    width, columns, lanes, one = dim + 1, value.shape[2], BYTES // key.itemsize, key.dtype.type(1)
-    offsets, padded = width // 2 + 1, n_vectors(columns, key) * lanes
-    tile, counts, panels = zeros(n_rows(width) * TOKENS, key), zeros(TOKENS, key), zeros(TOKENS * padded, key)
-    sums, moments = zeros(width * offsets * padded, key), zeros(width * offsets * lanes, key)
-    for head in range(heads):
-        rows, values, own = of_head(key, head), of_head(value, head), of_head(kept, head)[0]
-        sums[:] = 0
-        moments[:] = 0
-        for first in range(0, length, TOKENS):
-            tokens = min(TOKENS, length - first)
-            prepare(rows, own, first, tokens, one, one, normalise, tile, True)
-            _count(own, first, tokens, counts)
-            take_columns(values, own, first, tokens, columns, panels)
+@job
+def _summarise_job(kind: Any) -> Any:
+    """Write the states of parts of keys and values."""
+
+    def summarise(address: int, item: int) -> None:
+        given = operands_at(address)
+        options, one = operand(given, 3, 0, np.float64)[0], kind(1)
+        parts = int(options[_PARTS])
+        length = operand(given, 0, 0, kind).shape[0]
+        head, begin, end = _part(item, parts, length)
+        key, value, kept = (
+            operand(given, 0, head, kind),
+            operand(given, 1, head, kind),
+            operand(given, 2, head, np.bool_)[0],
+        )
+        width, columns, lanes = key.shape[1] + 1, value.shape[1], BYTES // key.itemsize
+        offsets, padded = width // 2 + 1, n_vectors(columns, key) * lanes
+        tile, counts, panels = memory(n_rows(width) * TOKENS, key), memory(TOKENS, key), panels_memory(columns, key)
+        sums, moments = zeros(width * offsets * padded, key), zeros(width * offsets * lanes, key)
+        for first in range(begin, end, TOKENS):
+            tokens = min(TOKENS, end - first)
+            prepare(key, kept, first, tokens, one, one, options[_NORMALISE] != 0, tile, True)
+            _count(kept, first, tokens, counts)
+            take_columns(value, kept, first, tokens, columns, panels)
             add_features(tile, counts, panels, tokens, width, columns, sums, moments)
-        give_state(sums, moments, width, state[head])
+        give_state(sums, moments, width, operand(given, 4, item, kind))
+
+    return summarise
 
 
-@compiled
-def _read(
-    query: Array, weighted: Array, totals: Array, scale: Array, beta: float, gamma: float,
-    normalise: bool, mean_size_one: bool, keep: bool, output: Array,
-) -> None:  # fmt: skip
-    """Write the outputs of queries, (heads, tokens, head_dim), over states, (heads, features, value_dim + 1)."""
-    heads, (_, length, dim) = output.shape[0], query.shape
-    width, columns, kind = dim + 1, weighted.shape[2] - 1, query.dtype.type
-    offsets, padded = width // 2 + 1, n_vectors(columns, query) * (BYTES // query.itemsize)
-    tile, last, panels = zeros(n_rows(width) * TOKENS, query), zeros(TOKENS, query), zeros(TOKENS * padded, query)
-    state, form = zeros(width * offsets * padded, query), zeros(width * offsets, query)
-    beta, gamma, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
-    for head in range(heads):
-        rows, total, factor = of_head(query, head), of_head(totals, head)[0], of_head(scale, head)[0, 0]
+@job
+def _read_job(kind: Any) -> Any:
+    """Write the outputs of parts of queries over states."""
+
+    def read(address: int, item: int) -> None:
+        given = operands_at(address)
+        options = operand(given, 3, 0, np.float64)[0]
+        normalise, mean_size_one, keep = options[_NORMALISE] != 0, options[_MEAN_SIZE_ONE] != 0, options[_KEEP] != 0
+        beta, gamma, everything = kind(options[_BETA]), kind(options[_GAMMA]), np.empty(0, np.bool_)
+        length = operand(given, 0, 0, kind).shape[0]
+        head, begin, end = _part(item, int(options[_PARTS]), length)
+        query, weighted, factor = (
+            operand(given, 0, head, kind),
+            operand(given, 1, head, kind),
+            operand(given, 2, head, kind)[0, 0],
+        )
+        output, dim, columns = operand(given, 4, head, kind), query.shape[1], weighted.shape[1] - 1
+        width, total = dim + 1, weighted[dim]
+        offsets, padded = width // 2 + 1, n_vectors(columns, query) * (BYTES // query.itemsize)
+        tile, last, panels = (
+            memory(n_rows(width) * TOKENS, query),
+            memory(TOKENS, query),
+            memory(TOKENS * padded, query),
+        )
+        state, form = zeros(width * offsets * padded, query), zeros(width * offsets, query)
+        factors, shift = memory(TOKENS, query), memory(columns, query)
         size = kind(_size(total[columns], dim, mean_size_one))
-        take_state(of_head(weighted, head), width, state, form)
-        for first in range(0, length, TOKENS):
-            tokens = min(TOKENS, length - first)
-            prepare(rows, everything, first, tokens, factor, beta, normalise, tile, True)
+        take_readable(weighted, width, state, form)
+        for first in range(begin, end, TOKENS):
+            tokens = min(TOKENS, end - first)
+            prepare(query, everything, first, tokens, factor, beta, normalise, tile, True)
             read_features(tile, state, form, tokens, width, columns, panels, last)
-            for token in range(tokens):
-                divide(panels, token, last[token], total, gamma, size, keep, output[head, first + token])
+            factors_of(last, total, gamma, size, keep, first, tokens, output, factors)
+            divide(panels, total, gamma, factors, first, tokens, output, shift)
+
+    return read
 
 
-@compiled
-def _meet(
-    query: Array, key: Array, value: Array, scale: Array, kept: Array, beta: float, gamma: float,
-    normalise: bool, mean_size_one: bool, keep: bool, output: Array,
-) -> None:  # fmt: skip
-    """Write the outputs of queries, (heads, tokens, head_dim), over keys and values of a head each.
+@job
+def _meet_job(kind: Any) -> Any:
+    """Write the outputs of parts of queries over keys and values.
 
-    All queries are prepared and all sums stand by, so that a key is prepared once for all of them.
+    All queries of a part are prepared and all their sums stand by, so that a key is prepared once for all of them.
     """
-    heads, (_, n_queries, dim) = output.shape[0], query.shape
-    n_keys, width, columns, kind, one = key.shape[1], dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
-    lanes, n_tiles = BYTES // key.itemsize, -(-n_queries // TOKENS)
-    padded, of_tile = n_vectors(columns, key) * lanes, width * TOKENS
-    near, far, counts = zeros(n_tiles * of_tile, key), zeros(of_tile, key), zeros(TOKENS, key)
-    panels, sums = zeros(TOKENS * padded, key), zeros(n_tiles * TOKENS * padded, key)
-    normalisers, scores = zeros(n_tiles * TOKENS * lanes, key), scores_memory(key)
-    totals = np.zeros(columns + 1, key.dtype)
-    beta, gamma, everything = kind(beta), kind(gamma), np.empty(0, np.bool_)
-    for head in range(heads):
-        queries, keys, values = of_head(query, head), of_head(key, head), of_head(value, head)
-        factor, own = of_head(scale, head)[0, 0], of_head(kept, head)[0]
-        sums[:] = 0
-        normalisers[:] = 0
-        totals[:] = 0
+
+    def meet(address: int, item: int) -> None:
+        given = operands_at(address)
+        options = operand(given, 5, 0, np.float64)[0]
+        normalise, mean_size_one, keep = options[_NORMALISE] != 0, options[_MEAN_SIZE_ONE] != 0, options[_KEEP] != 0
+        beta, gamma, everything, one = kind(options[_BETA]), kind(options[_GAMMA]), np.empty(0, np.bool_), kind(1)
+        length = operand(given, 0, 0, kind).shape[0]
+        head, begin, end = _part(item, int(options[_PARTS]), length)
+        query, key, value = operand(given, 0, head, kind), operand(given, 1, head, kind), operand(given, 2, head, kind)
+        factor, kept, output = (
+            operand(given, 3, head, kind)[0, 0],
+            operand(given, 4, head, np.bool_)[0],
+            operand(given, 6, head, kind),
+        )
+        n_keys, dim, columns = key.shape[0], query.shape[1], value.shape[1]
+        width, lanes, n_tiles = dim + 1, BYTES // key.itemsize, -(-(end - begin) // TOKENS)
+        padded, of_tile = n_vectors(columns, key) * lanes, width * TOKENS
+        near, far, counts = memory(n_tiles * of_tile, key), memory(of_tile, key), memory(TOKENS, key)
+        panels, sums = panels_memory(columns, key), zeros(n_tiles * TOKENS * padded, key)
+        normalisers, scores = zeros(n_tiles * TOKENS * lanes, key), scores_memory(key)
+        totals, last, factors, shift = (
+            zeros(columns + 1, key),
+            memory(TOKENS, key),
+            memory(TOKENS, key),
+            memory(columns, key),
+        )
         for tile in range(n_tiles):
-            start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
-            prepare(queries, everything, start, rows, factor, beta, normalise, near[tile * of_tile :], False)
+            start = begin + tile * TOKENS
+            prepare(
+                query,
+                everything,
+                start,
+                min(TOKENS, end - start),
+                factor,
+                beta,
+                normalise,
+                near[tile * of_tile :],
+                False,
+            )
         for first in range(0, n_keys, TOKENS):
             tokens = min(TOKENS, n_keys - first)
-            prepare(keys, own, first, tokens, one, one, normalise, far, False)
-            _count(own, first, tokens, counts)
-            take_columns(values, own, first, tokens, columns, panels)
-            _add_totals(values, own, first, tokens, totals)
+            prepare(key, kept, first, tokens, one, one, normalise, far, False)
+            _count(kept, first, tokens, counts)
+            take_columns(value, kept, first, tokens, columns, panels)
+            _add_totals(value, kept, first, tokens, totals)
             for tile in range(n_tiles):
-                start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
+                start = tile * TOKENS
                 add_scores(
-                    near[tile * of_tile :], far, counts, panels, rows, tokens, width, columns,
+                    near[tile * of_tile :], far, counts, panels, min(TOKENS, end - begin - start), tokens, width, columns,
                     scores, sums[start * padded :], normalisers[start * lanes :],
                 )  # fmt: skip
         size = kind(_size(totals[columns], dim, mean_size_one))
         for tile in range(n_tiles):
-            start, rows = tile * TOKENS, min(TOKENS, n_queries - tile * TOKENS)
-            found = sums[start * padded :]
-            for row in range(rows):
+            start, tokens = tile * TOKENS, min(TOKENS, end - begin - tile * TOKENS)
+            for row in range(tokens):
                 place = (start + row) * lanes
-                total = normalisers[place : place + lanes].sum()
-                divide(found, row, total, totals, gamma, size, keep, output[head, start + row])
+                last[row] = normalisers[place : place + lanes].sum()
+            factors_of(last, totals, gamma, size, keep, begin + start, tokens, output, factors)
+            divide(sums[start * padded :], totals, gamma, factors, begin + start, tokens, output, shift)
+
+    return meet
 
 
 @compiled
@@ -241,7 +390,7 @@ def _scan(
                 for token in range(tokens):
                     _add_totals(value[head], own, first + token, 1, totals)
                     size = kind(_size(totals[columns], dim, mean_size_one))
-                    divide(found, token, last[token], totals, gamma, size, keep, outputs[first + token])
+                    divide_row(found, token, last[token], totals, gamma, size, keep, outputs[first + token])
             scale_squares(sums, width, columns, two)
             add_features(far, counts, panels, tokens, width, columns, sums, moments)
         give_state(sums, moments, width, state[head])

@@ -7,6 +7,7 @@ threadpoolctl there is no way to hold BLAS, and jobs run one after the other.
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import os
 import threading
@@ -26,6 +27,8 @@ from taylorshift_core.loops import most_threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+
+    from taylorshift_backends._numpy_crew import Crew
 
 _inside = contextvars.ContextVar("inside a job", default=False)
 
@@ -79,6 +82,15 @@ class _Pool:
         """The libraries of BLAS; looked for at the first need, when all are loaded."""
         return _Blas()
 
+    @cached_property
+    def crew(self) -> Crew:
+        """The threads of compiled steps."""
+        from taylorshift_backends._numpy_crew import Crew  # noqa: PLC0415  numba takes half a second to import
+
+        crew = Crew()
+        atexit.register(crew.stop)
+        return crew
+
     def submit(self, function: Callable[..., None], *arguments: Any) -> Any:
         with self.lock:
             if self.executor is None:
@@ -92,6 +104,7 @@ _pool = _Pool()
 def _start_afresh() -> None:
     """Forget threads and locks that did not come along into a forked process."""
     blas = _pool.__dict__.pop("blas", None)
+    _pool.__dict__.pop("crew", None)
     held = blas.before if blas and blas.holders else []
     _pool.__init__()  # type: ignore[misc]  # in place: other modules hold no part of it
     if held:
@@ -100,6 +113,11 @@ def _start_afresh() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)
+
+
+def crew() -> Crew:
+    """Return the threads of compiled steps."""
+    return _pool.crew
 
 
 def one_thread_each() -> AbstractContextManager[None]:

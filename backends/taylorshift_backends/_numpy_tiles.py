@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taylorshift_backends import _numpy_augment, _numpy_stacks
+from taylorshift_backends._numpy_loops import AllAtOnce
 from taylorshift_backends._numpy_options import COMPILED
 from taylorshift_core import tiles
 from taylorshift_core.features import n_features, n_offsets
@@ -61,7 +62,8 @@ def whole_step(name: str, *arrays: Array) -> Any:
         return None
     if name == "scan" and not _side_by_side(*arrays):
         return None
-    return getattr(_steps(), name)
+    step = getattr(_steps(), name)
+    return step if name == "scan" else AllAtOnce(step)
 
 
 def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:

@@ -70,6 +70,26 @@ class Vectors:
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, undefined, lanes)
 
+    def transposed(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """Return the columns of as many vectors as each has numbers: shuffled like cards until all of a column are in one."""
+        half, shuffles = self.lanes // 2, self.lanes.bit_length() - 1
+        order = [
+            [place + start * half + side * self.lanes for place in range(half) for side in (0, 1)] for start in (0, 1)
+        ]
+        low, high = (ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), each) for each in order)
+        for _ in range(shuffles):
+            pairs = zip(rows[:half], rows[half:], strict=True)
+            rows = [self.builder.shuffle_vector(*pair, places) for pair in pairs for places in (low, high)]
+        return rows
+
+    def times(self, first: Any, second: Any) -> Any:
+        """Return a product of indices."""
+        return self.builder.mul(first, second)
+
+    def total(self, first: Any, second: Any) -> Any:
+        """Return ``first + second``."""
+        return self.builder.fadd(first, second)
+
     def product(self, first: Any, second: Any) -> Any:
         """Return ``first * second``."""
         return self.builder.fmul(first, second)
@@ -77,7 +97,7 @@ class Vectors:
     def add_to(self, pointer: Any, place: int, more: Any, factor: Any = None) -> None:
         """Add a vector, perhaps times another, to the one in memory."""
         there = self.load(pointer, place)
-        total = self.builder.fadd(there, more) if factor is None else self.add_product(factor, more, there)
+        total = self.total(there, more) if factor is None else self.add_product(factor, more, there)
         self.store(total, pointer, place)
 
     def add_product(self, first: Any, second: Any, total: Any) -> Any:

@@ -77,6 +77,11 @@ def check_weighting(coefficients: Sequence[float], *, normalise: bool) -> Weight
     except (TypeError, ValueError):
         msg = f"coefficients must be three numbers (a, b, c) of a*s**2 + b*s + c; got {coefficients!r}"
         raise OptionError(msg) from None
+    return _weighting(a, b, c, bool(normalise))
+
+
+@lru_cache(maxsize=64)
+def _weighting(a: float, b: float, c: float, normalise: bool) -> Weighting:
     beta = b / (2 * a) if a else math.nan
     gamma = c / a - beta * beta if a else math.nan
     if -4 * sys.float_info.epsilon * beta * beta <= gamma < 0:  # zero, but for the rounding of c / a and beta
@@ -87,7 +92,7 @@ def check_weighting(coefficients: Sequence[float], *, normalise: bool) -> Weight
             f"got a={a}, b={b}, c={c}"
         )
         raise OptionError(msg)
-    return Weighting(beta, gamma, bool(normalise))
+    return Weighting(beta, gamma, normalise)
 
 
 def check_dtype(xp: Any, **arrays: Array) -> None:
@@ -109,6 +114,8 @@ def known(shape: Sequence[Any]) -> Shape:
 
     The heads and the entries of a token must be numbers: where a library can settle on one, it does.
     """
+    if type(shape) is tuple and set(map(type, shape)) <= {int}:
+        return shape
     settled = (len(shape) - 1, len(shape) - 3)
     return tuple(_settled(size) if i in settled else _known(size) for i, size in enumerate(shape))
 

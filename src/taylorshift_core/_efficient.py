@@ -37,9 +37,9 @@ def state_of(run: Run, x: Array, values: Array) -> Array:
 
 def attend(run: Run, query: Array, state: Array, scale: Array) -> Array:
     """Return the outputs of grouped queries over the keys in `state`."""
-    whole = (*readable(run, state, query.shape[-1] + 1), scale)
-    step = run.backend.whole_step("read", query, *whole) or _attend_tile
-    (output,) = run.backend.map_tiles(run, step, (query,), whole, run.plan.query_tile)
+    step: Any = run.backend.whole_step("read", query, state, scale)
+    read_of = (state,) if step else readable(run, state, query.shape[-1] + 1)
+    (output,) = run.backend.map_tiles(run, step or _attend_tile, (query,), (*read_of, scale), run.plan.query_tile)
     return output
 
 

@@ -117,7 +117,7 @@ class Evaluation:
                 shape = *problem.batch, *operands.query.shape[-3:-1], problem.value_dim
                 cotangent = zeros(xp, operands.query, shape)
             cotangent = _prepare.group_query(xp, cotangent, problem)
-            to_sums = None if to_sums is None else _prepare.group_key(xp, to_sums)
+            to_sums = None if to_sums is None else _prepare.group_key(to_sums)
             return self._gradients(operands, inputs, attend_vjp(self.run, inputs, kept, cotangent, to_sums))
 
     def jvp(self, operands: Operands, tangents: tuple[Array | None, ...]) -> tuple[Arrays, Arrays]:

@@ -44,12 +44,12 @@ class Inputs:
         xp, problem = call.backend.namespace, call.problem
         return cls(
             query=_prepare.group_query(xp, query, problem),
-            key=_prepare.group_key(xp, key),
-            value=_prepare.group_key(xp, value),
+            key=_prepare.group_key(key),
+            value=_prepare.group_key(value),
             mask=_prepare.group_mask(xp, key_mask, key, problem),
             scale=_prepare.group_scale(call, scale),
             allowed=_prepare.group_dense(xp, attn_mask, query, key, problem),
-            past=None if sums is None else _prepare.group_key(xp, sums),
+            past=None if sums is None else _prepare.group_key(sums),
             causal=causal,
         )
 

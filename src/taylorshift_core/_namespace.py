@@ -10,18 +10,24 @@ from taylorshift_core.errors import BackendError
 
 Array = Any
 _WRAPPER = "array_api_compat."
+_KNOWN = {int}  # types of sizes that are numbers
 _CURES = {"pandas": "its to_numpy()", "polars": "its to_numpy()", "pyarrow": "its to_numpy()", "scipy": "its toarray()"}
+
+
+_namespaces: dict[type, Any] = {}  # by the type of arrays: asking takes as long as a matrix product of a few tokens
 
 
 def namespace_of(array: Array, name: str) -> Any:
     """Return the array-API namespace of an array; `name` is what to call it in an error."""
+    if type(array) in _namespaces:
+        return _namespaces[type(array)]
     if not has_namespace(array):
         msg = (
             f"{name} must be an array of a library that speaks the Python array API (NumPy, PyTorch, CuPy, JAX, ...), or "
             f"speak DLPack; got {_kind(array)}. Convert it first, for example with {_cure(array)}."
         )
         raise BackendError(msg)
-    return array_api_compat.array_namespace(array)
+    return _namespaces.setdefault(type(array), array_api_compat.array_namespace(array))
 
 
 def has_namespace(thing: object) -> bool:
@@ -51,7 +57,10 @@ def _cure(thing: object) -> str:
 
 def sizes_of(array: Array) -> tuple[int | None, ...]:
     """Return the shape of an array; sizes that a lazy library does not know yet, which Dask gives as NaN, are None."""
-    return tuple(None if size is None or size != size else size for size in array.shape)  # noqa: PLR0124  NaN
+    shape = array.shape
+    if type(shape) is tuple and set(map(type, shape)) <= _KNOWN:
+        return shape
+    return tuple(None if size is None or size != size else size for size in shape)  # noqa: PLR0124  NaN
 
 
 def device_kind(device: object) -> str:

@@ -27,13 +27,17 @@ def group_query(xp: Any, query: Array, problem: Problem) -> Array:
     if query.ndim == _MATRIX:
         return query
     if problem.groups == 1:
-        return xp.expand_dims(query, axis=query.ndim - 2)
+        return _with_groups(query)
     return xp.reshape(query, (*query.shape[:-3], problem.kv_heads, problem.groups, *query.shape[-2:]))
 
 
-def group_key(xp: Any, array: Array) -> Array:
+def group_key(array: Array) -> Array:
     """Return `key` or `value` with a groups axis of size 1."""
-    return array if array.ndim == _MATRIX else xp.expand_dims(array, axis=array.ndim - 2)
+    return array if array.ndim == _MATRIX else _with_groups(array)
+
+
+def _with_groups(array: Array) -> Array:
+    return array[..., None, :, :]  # by index: `expand_dims` takes longer in NumPy than a short sequence in a kernel
 
 
 def ungroup(xp: Any, output: Array, problem: Problem) -> Array:
@@ -59,7 +63,7 @@ def group_dense(xp: Any, allowed: Array | None, query: Array, key: Array, proble
     if sizes_of(allowed)[-2:] != (problem.query_length, problem.key_length):
         allowed = xp.broadcast_to(allowed, (*allowed.shape[:-2], query.shape[-2], key.shape[-2]))
     if problem.single or allowed.shape[-3] == 1:
-        return group_key(xp, allowed)
+        return group_key(allowed)
     return group_query(xp, allowed, problem)
 
 
@@ -89,7 +93,7 @@ def group_scale(call: Call, scale: Any) -> Array:
         return xp.reshape(scale, (1,) * axes)
     if scale.ndim == 1:
         scale = xp.reshape(scale, (*(1,) * len(problem.batch), problem.heads, 1, 1))
-    return group_query(xp, scale, problem) if scale.shape[-3] != 1 else group_key(xp, scale)
+    return group_query(xp, scale, problem) if scale.shape[-3] != 1 else group_key(scale)
 
 
 def prepare_query(backend: Backend, query: Array, scale: Array, weighting: Weighting) -> Array:

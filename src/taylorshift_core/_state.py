@@ -234,7 +234,7 @@ class State:
         xp = call.backend.namespace
         run = Run(call.backend, call.plan("efficient"), self.weighting)
         with call.backend.scope(query):
-            readable = _efficient.readable(run, _prepare.group_key(xp, self._cleared().sums), self.head_dim + 1)
+            readable = _efficient.readable(run, _prepare.group_key(self._cleared().sums), self.head_dim + 1)
             whole = (*readable, _prepare.group_scale(call, scale))
             tiled = (_prepare.group_query(xp, query, call.problem),)
             (sums,) = run.backend.map_tiles(run, _read, tiled, whole, run.plan.query_tile)
@@ -262,7 +262,7 @@ class State:
         xp = call.backend.namespace
         run = Run(call.backend, call.plan("efficient"), self.weighting, normalise_output)
         with call.backend.scope(query):
-            queries, sums = _prepare.group_query(xp, query, call.problem), _prepare.group_key(xp, self._cleared().sums)
+            queries, sums = _prepare.group_query(xp, query, call.problem), _prepare.group_key(self._cleared().sums)
             grouped = _efficient.attend(run, queries, sums, _prepare.group_scale(call, scale))
             output: ArrayT = _prepare.ungroup(xp, grouped, call.problem)
             return output
@@ -366,5 +366,5 @@ def _summarise(call: Call, key: Array, value: Array, key_mask: Array | None) -> 
     xp = run.xp
     with run.backend.scope(key):
         mask = _prepare.group_mask(xp, key_mask, key, call.problem)
-        sums = _efficient.summarise(run, _prepare.group_key(xp, key), _prepare.group_key(xp, value), mask)
+        sums = _efficient.summarise(run, _prepare.group_key(key), _prepare.group_key(value), mask)
         return State(_prepare.ungroup_key(xp, sums), key.shape[-1], call.weighting)

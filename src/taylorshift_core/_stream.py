@@ -70,8 +70,8 @@ def prepare(run: Run, call: Call, key: Array, value: Array, key_mask: Array | No
     if key_mask is not None:
         check_mask(xp, key_mask, key, problem.batch, problem.kv_heads)  # one state a key head: one row of the mask
     mask = _prepare.group_mask(xp, key_mask, key, problem)
-    keys = _prepare.prepare_key(run.backend, _prepare.group_key(xp, key), mask, run.weighting)
-    values = _prepare.prepare_value(run.backend, _prepare.group_key(xp, value), mask)
+    keys = _prepare.prepare_key(run.backend, _prepare.group_key(key), mask, run.weighting)
+    values = _prepare.prepare_value(run.backend, _prepare.group_key(value), mask)
     leading = () if problem.single else (*problem.batch, problem.kv_heads)
     return Tokens(*(_whole(xp, _prepare.ungroup_key(xp, array), leading) for array in (keys, values)))
 

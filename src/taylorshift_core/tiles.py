@@ -7,7 +7,7 @@ A tile comes prepared, and what stands around its products is the core's. An ada
 `Backend.whole_step`, which is asked by name and arrays, and answers with a step of the loops or None:
 
 * "summarise": ``(run, key, value[, mask]) -> (state,)``, what `_efficient.summarise` folds;
-* "read": ``(run, query, weighted, totals, scale) -> (output,)``, what `_efficient.attend` maps over queries;
+* "read": ``(run, query, state, scale) -> (output,)``, what `_efficient.attend` maps over queries;
 * "scan": ``(run, state, query, key, value[, mask], scale) -> (state, (output,))``, causal attention in the efficient form,
   walked along the tokens; it is asked with the state first;
 * "meet": ``(run, query, key, value, scale[, mask]) -> (output,)``, the direct form, mapped over queries.

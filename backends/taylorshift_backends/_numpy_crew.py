@@ -1,0 +1,183 @@
+"""Threads that do compiled work without the interpreter: handed over in a microsecond, where a pool in Python takes a hundred.
+
+A job is compiled code, called by its address with the operands and the number of an item: a head, or a part of one. Who
+hands a job out writes it on the board, does items itself, and waits for those that others have begun. A worker looks at
+the board for a while after each job, then sleeps until the bell rings. One job is on the board at a time: another caller
+meanwhile does his own alone, and so does who is not given more than one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numba import literal_unroll
+
+from taylorshift_backends._numpy_atomics import add, array_at, call, load, relax, store, swap
+from taylorshift_backends._numpy_jit import compiled
+
+Array = Any
+# Places on the board, each on a cache line of its own.
+_TURN, _INSIDE, _NEXT, _TAKEN, _JOB, _ITEMS, _MOST, _STOP, _OPERANDS, _ASLEEP = range(0, 80, 8)
+_WORDS = 5  # of an operand: address, matrices, rows, columns, and heads in a row that share a matrix
+_MOST_OPERANDS = 16
+_WATCH = 0.0 if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else 2e-4  # seconds, before a worker sleeps
+
+
+@compiled
+def operand(operands: Array, i: int, head: int, kind: Any) -> Array:
+    """Return the matrix of an operand that belongs to a head."""
+    at = i * _WORDS
+    n, rows, columns, share = operands[at + 1], operands[at + 2], operands[at + 3], operands[at + 4]
+    return array_at(operands[at], (n, rows, columns), kind)[head // share % n]
+
+
+@compiled
+def operands_at(address: int) -> Array:
+    """Return what `operand` looks up, as a job is given it."""
+    return array_at(address, (_MOST_OPERANDS * _WORDS,), np.int64)
+
+
+@compiled
+def _list(arrays: Any, shares: Any, operands: Array) -> None:
+    place = 0
+    for each in literal_unroll(arrays):
+        operands[place] = each.ctypes.data
+        operands[place + 1], operands[place + 2], operands[place + 3] = each.shape
+        place += _WORDS
+    for i in range(len(shares)):
+        operands[i * _WORDS + 4] = shares[i]
+
+
+@compiled
+def _alone(job: int, items: int, arrays: Any, shares: Any) -> None:
+    """Do all items of a job."""
+    operands = np.empty(_MOST_OPERANDS * _WORDS, np.int64)
+    _list(arrays, shares, operands)
+    for item in range(items):
+        call(job, operands.ctypes.data, item)
+
+
+@compiled
+def _hand_out(board: Array, operands: Array, job: int, items: int, most: int, arrays: Any, shares: Any) -> bool:
+    """Write a job on the board, unless another one is there."""
+    if not swap(board, _TAKEN, 0, 1):
+        return False
+    _list(arrays, shares, operands)
+    board[_OPERANDS] = operands.ctypes.data
+    board[_JOB], board[_ITEMS], board[_MOST] = job, items, most
+    store(board, _NEXT, 0)
+    add(board, _TURN, 1)  # odd: there is a job
+    return True
+
+
+@compiled
+def _do_items(board: Array) -> None:
+    while True:
+        item = add(board, _NEXT, 1)
+        if item >= board[_ITEMS]:
+            return
+        call(board[_JOB], board[_OPERANDS], item)
+
+
+@compiled
+def _finish(board: Array) -> None:
+    """Do what is left, take the job off the board, and wait for who is still at it."""
+    _do_items(board)
+    add(board, _TURN, 1)
+    while load(board, _INSIDE) > 0:
+        relax()
+    store(board, _TAKEN, 0)
+
+
+@compiled
+def _serve(board: Array, worker: int, moments: int) -> None:
+    """Do items of jobs on the board, until there was none for so many moments."""
+    seen, idle, asleep = 0, 0, _ASLEEP + 8 * worker
+    while load(board, _STOP) == 0:
+        turn = load(board, _TURN)
+        if turn % 2 and turn != seen and worker < board[_MOST]:
+            add(board, _INSIDE, 1)
+            if load(board, _TURN) == turn:  # who finishes waits for those inside
+                _do_items(board)
+            add(board, _INSIDE, -1)
+            seen, idle = turn, 0
+        elif idle < moments:
+            relax()
+            idle += 1
+        else:  # asleep: and only then a last look, so that a job is either seen here or its bell is heard
+            store(board, asleep, 1)
+            turn = load(board, _TURN)
+            if turn % 2 == 0 or turn == seen or not swap(board, asleep, 1, 0):
+                return
+            idle = 0
+
+
+@compiled
+def _pass(moments: int) -> None:
+    for _ in range(moments):
+        relax()
+
+
+class Crew:
+    """As many workers as were ever asked for, each a thread that starts at the first need."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.board = np.zeros(_ASLEEP + 8 * (os.cpu_count() or 1), np.int64)
+        self.operands = np.zeros(_MOST_OPERANDS * _WORDS, np.int64)
+        self.threads: list[threading.Thread] = []
+        self.bells: list[threading.Semaphore] = []
+        self.moments = 0
+
+    def do(self, job: int, items: int, threads: int, arrays: tuple[Array, ...], shares: tuple[int, ...]) -> None:
+        """Do all items of a job, on so many threads; arrays have three axes and are contiguous."""
+        workers = min(threads, items, os.cpu_count() or 1) - 1
+        if workers < 1 or not _hand_out(self.board, self.operands, job, items, workers, arrays, shares):
+            _alone(job, items, arrays, shares)
+            return
+        try:
+            self._wake(workers)
+        finally:
+            _finish(self.board)
+
+    def asleep(self) -> list[bool]:
+        """Tell of each worker whether it waits for its bell."""
+        return [bool(self.board[_ASLEEP + 8 * worker]) for worker in range(len(self.threads))]
+
+    def stop(self) -> None:
+        """Let all workers end."""
+        self.board[_STOP] = 1
+        for bell in self.bells:
+            bell.release()
+
+    def _wake(self, workers: int) -> None:
+        if len(self.threads) < workers:
+            with self.lock, suppress(RuntimeError):  # the system may have no more threads to give
+                while len(self.threads) < workers:
+                    self._start(len(self.threads))
+        for worker, asleep in enumerate(self.asleep()[:workers]):
+            if asleep:
+                self.board[_ASLEEP + 8 * worker] = 0
+                self.bells[worker].release()
+
+    def _start(self, worker: int) -> None:
+        if not self.moments:
+            start = time.perf_counter()
+            _pass(1000)
+            self.moments = 1 + int(1000 * _WATCH / (time.perf_counter() - start))
+        bell = threading.Semaphore(0)
+        thread = threading.Thread(target=self._work, args=(worker, bell), name=f"taylorshift-{worker}", daemon=True)
+        thread.start()
+        self.bells.append(bell)
+        self.threads.append(thread)
+
+    def _work(self, worker: int, bell: threading.Semaphore) -> None:
+        while not self.board[_STOP]:
+            _serve(self.board, worker, self.moments)
+            bell.acquire()
+            self.board[_ASLEEP + 8 * worker] = 0  # it may have been rung for twice
