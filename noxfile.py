@@ -21,6 +21,8 @@ GPU_LIBRARIES = {
     "torch": [],
 }  # with a GPU: CUDA beside CuPy, as torch has it
 DEVICE_NEEDED = {"cupy", "dpnp"}  # not measured on processors
+# Tests run in as many processes as the machine has processors; who runs out of them takes over some of another's.
+SIDE_BY_SIDE = ("-n", "logical", "--maxprocesses=8", "--dist=worksteal")
 VARIABLES = {  # what some libraries read before they are imported; {} is the environment's folder
     "dpnp": {"OCL_ICD_FILENAMES": "{}/lib/libintelocl.so"},  # the driver that makes the CPU a device
     "jax": {  # two devices to spread over; tests compile thousands of small programs and run each once
@@ -29,6 +31,9 @@ VARIABLES = {  # what some libraries read before they are imported; {} is the en
         " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
     },
     "mlx": {"MLX_BFS_MAX_WIDTH": "1"},  # tile after tile in mx.grad too, see the adapter
+    "torch": {
+        "OMP_NUM_THREADS": "1"
+    },  # OpenMP's threads spin while they wait, and take the processor of the next process
 }
 
 
@@ -78,7 +83,7 @@ def tests(session: nox.Session, backend: str) -> None:
         chosen = []
     # tests/backend/NAME is for that backend alone; generic, for libraries without an adapter, goes with the referee.
     own = {backend, "generic"} if backend == "array_api_strict" else {backend}
-    session.run("pytest", *chosen, *other_folders(own), *session.posargs)
+    session.run("pytest", *chosen, *other_folders(own), *(session.posargs or SIDE_BY_SIDE))
     if session.posargs:
         return
     pages = examples(backend)

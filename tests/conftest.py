@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -249,6 +250,10 @@ LIBRARIES = {
     )
 }
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes that write one cache of numba at once may leave the machine code of the one under the key of the other.
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(sys.prefix, "cache", "numba", os.environ["PYTEST_XDIST_WORKER"]))
 
 NAME = os.environ.get("TAYLORSHIFT_TEST_BACKEND", "numpy")
 ON_A_GPU = "TAYLORSHIFT_TEST_GPU" in os.environ  # a real one, see the session tests-gpu

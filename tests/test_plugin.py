@@ -127,6 +127,6 @@ def test_the_steps_of_contributing(plugin: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"  # the array library alone, without the adapter that came with it
     library.mkdir()
     shutil.copy(plugin / "toyarray.py", library)
-    done = run(*KIT, "toyarray", "numpy", path=[site, library])
+    done = run(*KIT, "toyarray", "array_api_strict", "--dtypes", "float64", path=[site, library])
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(", 0 failed; ") == 2

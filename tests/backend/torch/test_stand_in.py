@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from compare import assert_matches
+from definition import attention_defined
+from threadpoolctl import threadpool_limits
 
 from taylorshift_backends import _numpy_loops, _torch_numpy
 from taylorshift_core import attention, attention_vjp, explain, load_backend
 from taylorshift_core.testing import check_backend
+
+if TYPE_CHECKING:
+    from conftest import Library
 
 FORMS = ("direct", "efficient")
 
@@ -54,17 +60,23 @@ def test_transforms_stay_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(mapped, attention(query, key[:1].expand_as(query), value[:1].expand_as(query)))
 
 
-def test_threads_are_as_many_as_pytorch_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_as_many_as_pytorch_may_have(
+    monkeypatch: pytest.MonkeyPatch, library: Library, threads: int
+) -> None:
+    """Also where BLAS may have two; the session itself gives each process one."""
+    seen: list[int] = []
     original = _numpy_loops.n_threads
     monkeypatch.setattr(_numpy_loops, "n_threads", lambda: seen.append(original()) or seen[-1])
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    inputs, before = tokens(length=2000), torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        attention(*tokens(length=2000))
+        with threadpool_limits(2, user_api="blas"):
+            found = attention(*inputs)
     finally:
         torch.set_num_threads(before)
-    assert set(seen) == {1}
+    assert max(seen) == threads
+    assert_matches(library, "float32", found, attention_defined(*(x.double() for x in inputs)).numpy(), terms=2000)
 
 
 def test_pytorch_alone_passes_the_kit(monkeypatch: pytest.MonkeyPatch) -> None:
