@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from lazily import computing_nothing
-from sample import sample
+from sample import sample, sample_of_other_dtypes
 
 from taylorshift_core import backend_names, load_backend
 from taylorshift_core._calibration import VARIABLE
@@ -72,7 +72,9 @@ class Library:
     call: Callable[..., Any] = _plain  # how a function is called: JAX under jit, Dask with compute forbidden
     session: Callable[[Backend], AbstractContextManager[Any]] = lambda _backend: nullcontext()
     layouts: dict[str, Callable[[Library, np.ndarray, str, Path], Any]] = field(default_factory=LAYOUTS.copy)
-    meeting: int | None = None  # how many choices meet in a sample of the shared tests as in all of them; None: all
+    meeting: int | None = (
+        None  # how many choices meet in a sample of the shared tests as in all; None: all in dtypes[0]
+    )
     unsuited: frozenset[str] = frozenset()  # tests without their parameters, or files, that ask what it is not made for
 
     @cached_property
@@ -301,13 +303,20 @@ def library(backend: Backend) -> Iterator[Library]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave libraries that are slow to compile, or to make a graph, for every shape a sample of the shared tests."""
+    """Run a sample of the shared tests in all dtypes but the first, and where each shape is compiled or makes a graph."""
     shared = [item for item in items if item.path.parent == Path(__file__).parent / "backend"]
     library = _under_test()
     suited = [item for item in shared if library.unsuited.isdisjoint((_test(item), item.path.name))]
-    left = set(shared).difference(suited if library.meeting is None else sample(suited, library.meeting))
+    left = set(shared).difference(_kept(library, suited))
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]
+
+
+def _kept(library: Library, items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return what the library runs of the shared tests."""
+    if library.meeting is not None:
+        return sample(items, library.meeting)
+    return items if ON_A_GPU else sample_of_other_dtypes(items, library.dtypes[0], 2)
 
 
 def _test(item: pytest.Item) -> str:

@@ -1,4 +1,4 @@
-"""Which of the shared tests a library runs that is slow to compile, or to make a graph, for every shape.
+"""Which of the shared tests a library runs in its other dtypes, or in all where each shape is compiled or makes a graph.
 
 A test with parameters stands for one item for each combination of choices. Of these the sample keeps so many that each
 choice, or each pair of choices of two parameters, which is in any item is in one that is kept. A problem counts as as
@@ -8,6 +8,7 @@ many parameters as it has fields.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -18,18 +19,25 @@ if TYPE_CHECKING:
 
 def every_few_together(rows: Sequence[Iterable[Any]], few: int) -> list[int]:
     """Return the places of rows that hold all `few` entries which any row holds together: the row with most new ones first."""
-    sets = [set(itertools.combinations(sorted(row), few)) or {tuple(row)} for row in rows]
+    sets = [set(itertools.combinations(sorted(row), few)) or {tuple(row)} for row in _numbered(rows)]
     missing: set[Any] = set().union(*sets)
-    gains = {i: len(each) for i, each in enumerate(sets)}  # what is gained by a row only shrinks as others are taken
+    gains = [(-len(each), i) for i, each in enumerate(sets)]  # what is gained by a row only shrinks as others are taken
+    heapq.heapify(gains)
     taken = []
     while missing:
-        best = max(gains, key=gains.__getitem__)
-        gains[best] = len(sets[best] & missing)
-        if gains[best] == max(gains.values()):
+        best = gains[0][1]
+        heapq.heapreplace(gains, (-len(sets[best] & missing), best))
+        if gains[0][1] == best:
             taken.append(best)
             missing -= sets[best]
-            del gains[best]
+            heapq.heappop(gains)
     return sorted(taken)
+
+
+def _numbered(rows: Sequence[Iterable[Any]]) -> list[list[int]]:
+    """Return the rows with a number for each entry, which compares and hashes faster."""
+    numbers: dict[Any, int] = {}
+    return [[numbers.setdefault(entry, len(numbers)) for entry in row] for row in rows]
 
 
 def choices_of(parameters: dict[str, Any]) -> list[tuple[str, str]]:
@@ -52,6 +60,17 @@ def sample(items: Sequence[Any], few: int) -> list[Any]:
         tests[item.nodeid.partition("[")[0]].append(item)
     kept = set()
     for several in tests.values():
-        rows = [choices_of(item.callspec.params if hasattr(item, "callspec") else {}) for item in several]
+        rows = [choices_of(_parameters(item)) for item in several]
         kept |= {several[i].nodeid for i in every_few_together(rows, few)}
     return [item for item in items if item.nodeid in kept]
+
+
+def sample_of_other_dtypes(items: Sequence[Any], first: str, few: int) -> list[Any]:
+    """Return all items of the first dtype, or of none, and of those of other dtypes a sample in which any `few` choices meet."""
+    others = {item.nodeid: item for item in items if _parameters(item).get("dtype", first) != first}
+    kept = {item.nodeid for item in sample(list(others.values()), few)}
+    return [item for item in items if item.nodeid in kept or item.nodeid not in others]
+
+
+def _parameters(item: Any) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
