@@ -72,9 +72,8 @@ class Library:
     call: Callable[..., Any] = _plain  # how a function is called: JAX under jit, Dask with compute forbidden
     session: Callable[[Backend], AbstractContextManager[Any]] = lambda _backend: nullcontext()
     layouts: dict[str, Callable[[Library, np.ndarray, str, Path], Any]] = field(default_factory=LAYOUTS.copy)
-    meeting: int | None = (
-        None  # how many choices meet in a sample of the shared tests as in all; None: all in dtypes[0]
-    )
+    meeting: int | None = None  # how many choices meet in a sample of the shared tests; None: see `whole`
+    whole: tuple[str, ...] = ("float64",)  # dtypes in which all of them are run; in others any two choices meet
     unsuited: frozenset[str] = frozenset()  # tests without their parameters, or files, that ask what it is not made for
 
     @cached_property
@@ -248,7 +247,11 @@ LIBRARIES = {
         # test_product.py joins parts without a token, and Dask cannot reshape an array of several blocks that are all empty.
         Library("dask", meeting=1, call=_lazily, unsuited=STREAMS | {"test_product.py"}),
         Library("ndonnx", meeting=1, unsuited=STREAMS | CALLS),
-        Library("torch", dtypes=("float64", "float32", "float16", "bfloat16")),
+        Library(
+            "torch",
+            dtypes=("float64", "float32", "float16", "bfloat16"),
+            whole=("float64", "float16"),  # NumPy stands in for the one, PyTorch's own operators run in the other
+        ),
     )
 }
 
@@ -316,7 +319,7 @@ def _kept(library: Library, items: list[pytest.Item]) -> list[pytest.Item]:
     """Return what the library runs of the shared tests."""
     if library.meeting is not None:
         return sample(items, library.meeting)
-    return items if ON_A_GPU else sample_of_other_dtypes(items, library.dtypes[0], 2)
+    return items if ON_A_GPU else sample_of_other_dtypes(items, library.whole, 2)
 
 
 def _test(item: pytest.Item) -> str:

@@ -65,9 +65,9 @@ def sample(items: Sequence[Any], few: int) -> list[Any]:
     return [item for item in items if item.nodeid in kept]
 
 
-def sample_of_other_dtypes(items: Sequence[Any], first: str, few: int) -> list[Any]:
-    """Return all items of the first dtype, or of none, and of those of other dtypes a sample in which any `few` choices meet."""
-    others = {item.nodeid: item for item in items if _parameters(item).get("dtype", first) != first}
+def sample_of_other_dtypes(items: Sequence[Any], whole: Sequence[str], few: int) -> list[Any]:
+    """Return all items of the dtypes in `whole`, or of none, and of other dtypes a sample in which any `few` choices meet."""
+    others = {item.nodeid: item for item in items if _parameters(item).get("dtype", whole[0]) not in whole}
     kept = {item.nodeid for item in sample(list(others.values()), few)}
     return [item for item in items if item.nodeid in kept or item.nodeid not in others]
 
