@@ -190,7 +190,7 @@ def _lazily(function: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
         return function(*arrays, **keywords)
 
 
-STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow, a simulation is slow
+STREAMS = frozenset(  # hundreds of calls, each with the state of the last: a graph would grow, a launch or its simulation is slow
     {
         "test_decoder.py::test_errors_do_not_grow_with_the_stream",
         "test_window.py::test_a_bad_token_is_gone_one_window_after_it_left",
@@ -242,7 +242,7 @@ LIBRARIES = {
             # holds the same against the counter of allocations.
             unsuited=STREAMS | {"test_gradients.py::test_memory_grows_with_the_tokens_alone"},
         ),
-        Library("dpnp", meeting=2, other_place=_other_queue),
+        Library("dpnp", meeting=2, other_place=_other_queue, unsuited=STREAMS),
         Library("mlx"),
         # test_product.py joins parts without a token, and Dask cannot reshape an array of several blocks that are all empty.
         Library("dask", meeting=1, call=_lazily, unsuited=STREAMS | {"test_product.py"}),

@@ -77,6 +77,8 @@ class ShadowCuda(TorchDispatchMode):  # type: ignore[misc]
 
     def __enter__(self) -> Self:
         _prepare_torch()
+        self._init_before = torch.cuda._lazy_init
+        torch.cuda._lazy_init = lambda: None
         self._setting_before = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") starts on the CPU
         super().__enter__()
@@ -84,6 +86,7 @@ class ShadowCuda(TorchDispatchMode):  # type: ignore[misc]
 
     def __exit__(self, *error: object) -> None:
         torch._C._set_only_lift_cpu_tensors(self._setting_before)
+        torch.cuda._lazy_init = self._init_before  # torch.compile asks whether it raises
         super().__exit__(*error)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -153,7 +156,6 @@ def _prepare_torch() -> None:
     On a build with CUDA but without a GPU torch installs such a guard by itself, in the place of one that reports no
     devices. A CPU-only build has none to be replaced; here that of the lazy backend stands in.
     """
-    torch.cuda._lazy_init = lambda: None
     cuda, lazy = 1, 17  # of c10::DeviceType
     c10 = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     guards = (ctypes.c_void_p * (lazy + 1)).in_dll(c10, "_ZN3c104impl26device_guard_impl_registryE")
