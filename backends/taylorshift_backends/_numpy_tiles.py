@@ -33,10 +33,11 @@ def _compiled() -> Any:
     return _numpy_compiled
 
 
-def _side_by_side(state: Array, query: Array, *others: Array) -> bool:
-    """Tell whether keys, values, mask and state have the same leading axes, and queries no others than a group axis."""
+def _side_by_side(state: Array, query: Array, key: Array, value: Array, *masks: Array) -> bool:
+    """Tell whether keys, values and state have the same leading axes, queries no others than a group axis, a mask no more."""
     leading = state.shape[:-2]
-    return query.shape[:-2][:-1] == leading[:-1] and all(each.shape[:-2] == leading for each in others)
+    alike = query.shape[:-2][:-1] == leading[:-1] and key.shape[:-2] == value.shape[:-2] == leading
+    return alike and all(n in (1, all_) for mask in masks for n, all_ in zip(mask.shape, leading, strict=False))
 
 
 @cache
@@ -44,6 +45,13 @@ def _steps() -> Any:
     from taylorshift_backends import _numpy_steps  # noqa: PLC0415
 
     return _numpy_steps
+
+
+@cache
+def _walk() -> Any:
+    from taylorshift_backends import _numpy_walk  # noqa: PLC0415
+
+    return _numpy_walk
 
 
 def _compiles(length: int) -> bool:
@@ -62,8 +70,7 @@ def whole_step(name: str, *arrays: Array) -> Any:
         return None
     if name == "scan" and not _side_by_side(*arrays):
         return None
-    step = getattr(_steps(), name)
-    return step if name == "scan" else AllAtOnce(step)
+    return _walk().scan if name == "scan" else AllAtOnce(getattr(_steps(), name))
 
 
 def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:
