@@ -5,11 +5,12 @@ Chunks of keys whose tokens are not summed yet stand in slots, one behind the ot
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from taylorshift_backends import _numpy_kernels as kernels
+from taylorshift_backends._numpy_crew import operand, operands_at
 from taylorshift_backends._numpy_features import (
     add_features,
     add_lanes,
@@ -20,16 +21,31 @@ from taylorshift_backends._numpy_features import (
     scale_squares,
     take_state,
 )
-from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_jit import compiled, job
 from taylorshift_backends._numpy_kernels import PANEL
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_pairs import add_scores, add_triangle, scores_memory
-from taylorshift_backends._numpy_panels import all_finite, give_columns, n_vectors, panel_at, take_columns, zeros
+from taylorshift_backends._numpy_panels import (
+    all_finite,
+    give_columns,
+    memory,
+    n_vectors,
+    panel_at,
+    take_columns,
+    zeros,
+)
 from taylorshift_backends._numpy_rows import prepare
 from taylorshift_backends._numpy_steps import count, size_of
 from taylorshift_backends._numpy_vectors import BYTES
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from taylorshift_core.walk import Walk
+
 Array = Any
+# The numbers in the operand of options; the last are the tokens where a head is cut into parts.
+_NORMALISE, _BETA, _GAMMA, _MEAN_SIZE_ONE, _KEEP, _CHUNK, _FIRST, _LAST, _CUTS = range(9)
 _add_totals_of_panel = kernels.add_totals
 
 
@@ -69,68 +85,86 @@ class _Totals(NamedTuple):
     shares: Array
 
 
+def numbers_of(weighting: Any, mean_size_one: bool, keep: bool, walk: Walk, cuts: Iterable[int]) -> Array:
+    """Return the operand of options."""
+    numbers = weighting.normalise, weighting.beta, weighting.gamma, mean_size_one, keep, *walk[1:], *cuts
+    return np.asarray(numbers, np.float64).reshape((1, 1, -1))
+
+
+@job
+def walk_job(kind: Any) -> Any:
+    """Walk along parts of heads, see `_walk_head`; operands are its arrays, with the options behind those that are read."""
+
+    def walk(address: int, item: int) -> None:
+        given = operands_at(address)
+        options = operand(given, 6, 0, np.float64)[0]
+        parts = len(options) - _CUTS - 1
+        head, part = item // parts, item % parts
+        _walk_head(
+            operand(given, 0, head, kind), operand(given, 1, head, kind), operand(given, 2, head, kind),
+            operand(given, 3, head, np.bool_)[0], operand(given, 4, head, kind), operand(given, 5, head, kind)[0],
+            options, int(options[_CUTS + part]), int(options[_CUTS + part + 1]),
+            operand(given, 7, head, kind), operand(given, 8, head, kind),
+        )  # fmt: skip
+
+    return walk
+
+
 @compiled
-def walk_heads(
-    carry: Array, key: Array, value: Array, kept: Array, query: Array, scale: Array, beta: float, gamma: float,
-    normalise: bool, mean_size_one: bool, keep: bool, chunk: int, first: int, last: int, start: int, stop: int,
+def _walk_head(
+    carry: Array, key: Array, value: Array, kept: Array, query: Array, scale: Array, options: Array, start: int, stop: int,
     state: Array, output: Array,
 ) -> None:  # fmt: skip
-    """Walk along keys and values, (heads, tokens, dim), and the queries, (heads, groups, tokens, head_dim), that share them.
+    """Walk along keys and values, (tokens, dim), and groups of queries that share them, (groups * tokens, head_dim).
 
-    For `chunk`, `first` and `last` see `taylorshift_core.walk.Walk`; a head that has a carry needs no `first`. Queries from
+    For chunks and bounds see `taylorshift_core.walk.Walk`; where there is a carry, there is no first bound. Queries from
     `start` to `stop` have outputs, and who comes to the end writes the state behind it.
     """
-    heads, groups, length, dim = query.shape
-    width, columns, kind, one = dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
-    carries, everything = carry.shape[1] > 0, np.empty(0, np.bool_)
+    (length, dim), columns, kind, one = key.shape, value.shape[1], key.dtype.type, key.dtype.type(1)
+    normalise, beta, gamma = options[_NORMALISE] != 0, kind(options[_BETA]), kind(options[_GAMMA])
+    chunk, first, last = int(options[_CHUNK]), int(options[_FIRST]), int(options[_LAST])
+    width, carries, everything = dim + 1, carry.shape[0] > 0, np.empty(0, np.bool_)
     slots = max(1, -(-min(first, stop) // chunk), -(-(stop - last) // chunk))
-    near, keys, scores = zeros(n_rows(width) * TOKENS, key), _keys(slots, width, columns, key), scores_memory(key)
-    sums, found, totals = (
-        _state(width, columns if carries or last > 0 else 0, key),
-        _reads(columns, key),
-        _totals(columns, key),
-    )
-    beta, gamma = kind(beta), kind(gamma)
-    for head in range(heads):
-        own, summed, n_before = kept[head], 0, kind(0)
-        totals.before[:] = 0
-        past = _begin(sums, carry[head], width, columns)
-        if past:
-            totals.before[:columns] = carry[head, width - 1, :columns]  # of the feature 1 * 1: plain sums of [value, 1]
-            n_before = carry[head, width - 1, columns]
-        for at in range(0, stop, chunk):
-            tokens = min(chunk, length - at)
-            if (past or at >= first) and summed < min(at, last):
-                _sum(sums, keys, min(at, last) - summed, chunk, width, columns)
-                summed = min(at, last)
-            slot = (at - summed) // chunk
-            mine = _slot(keys, slot, width, columns)
-            prepare(key[head], own, at, tokens, one, one, normalise, mine.tile, True)
-            count(own, at, tokens, mine.counts)
-            take_columns(value[head], own, at, tokens, columns, mine.panels)
-            finite = all_finite(mine.panels, tokens, columns)
-            for group in range(groups if at >= start else 0):
-                prepare(query[head, group], everything, at, tokens, scale[head, group, 0], beta, normalise, near, True)
-                if past or summed > 0:
-                    read_features(near, sums.sums, sums.form, tokens, width, columns, found.sums, found.last)
-                    found.sums[:] *= kind(2)
-                else:
-                    found.sums[:] = 0
-                    found.last[:] = 0
-                _meet(near, keys, slot, chunk, tokens, width, columns, finite, scores, found)
-                outputs = output[head, group, at : at + tokens]
-                _weigh(found, mine.counts, n_before, gamma, dim, mean_size_one, keep, totals, outputs)
-                _add_totals(found, mine.panels, totals, tokens, columns)
-                give_columns(found.sums, 0, tokens, columns, outputs)
-            if at < start:
-                _add_totals(found, mine.panels, totals, tokens, columns)  # of no queries
-            for token in range(tokens):
-                n_before += mine.counts[token]
-            totals.before[:] = totals.after
-        if carries and stop == length:
-            _sum(sums, keys, length - summed, chunk, width, columns)
-            scale_squares(sums.sums, width, columns, kind(2))
-            give_state(sums.sums, sums.moments, width, state[head])
+    near, keys, scores = memory(n_rows(width) * TOKENS, key), _keys(slots, width, columns, key), scores_memory(key)
+    sums, found = _state(width, columns if carries or last > 0 else 0, key), _reads(columns, key)
+    totals, summed, n_before = _totals(columns, key), 0, kind(0)
+    past = _begin(sums, carry, width, columns)
+    if past:
+        totals.before[:columns] = carry[width - 1, :columns]  # of the feature 1 * 1: plain sums of [value, 1]
+        n_before = carry[width - 1, columns]
+    for at in range(0, stop, chunk):
+        tokens = min(chunk, length - at)
+        if (past or at >= first) and summed < min(at, last):
+            _sum(sums, keys, min(at, last) - summed, chunk, width, columns)
+            summed = min(at, last)
+        slot = (at - summed) // chunk
+        mine = _slot(keys, slot, width, columns)
+        prepare(key, kept, at, tokens, one, one, normalise, mine.tile, True)
+        count(kept, at, tokens, mine.counts)
+        take_columns(value, kept, at, tokens, columns, mine.panels)
+        finite = all_finite(mine.panels, tokens, columns)
+        for group in range(scale.shape[0] if at >= start else 0):
+            here = group * length + at
+            prepare(query, everything, here, tokens, scale[group], beta, normalise, near, True)
+            if past or summed > 0:
+                read_features(near, sums.sums, sums.form, tokens, width, columns, found.sums, found.last)
+                found.sums[:] *= kind(2)
+            else:
+                found.sums[:] = 0
+                found.last[:] = 0
+            _meet(near, keys, slot, chunk, tokens, width, columns, finite, scores, found)
+            _weigh(found, mine.counts, n_before, gamma, options, totals, dim, columns, output[here : here + tokens])
+            _add_totals(found, mine.panels, totals, tokens, columns)
+            give_columns(found.sums, here, tokens, columns, output)
+        if at < start:
+            _add_totals(found, mine.panels, totals, tokens, columns)  # of no queries
+        for token in range(tokens):
+            n_before += mine.counts[token]
+        totals.before[:] = totals.after
+    if carries and stop == length:
+        _sum(sums, keys, length - summed, chunk, width, columns)
+        scale_squares(sums.sums, width, columns, kind(2))
+        give_state(sums.sums, sums.moments, width, state)
 
 
 @compiled
@@ -173,8 +207,6 @@ def _totals(columns: int, like: Array) -> _Totals:
 @compiled
 def _begin(sums: _State, carry: Array, width: int, columns: int) -> bool:
     """Begin with a carry; tell whether there is anything in it to be read."""
-    sums.sums[:] = 0
-    sums.moments[:] = 0
     if carry.shape[0] == 0 or not carry.any():
         return False
     take_state(carry, width, sums.sums, sums.form)
@@ -219,19 +251,18 @@ def _meet(
 
 @compiled
 def _weigh(
-    found: _Reads, counts: Array, n_before: float, gamma: float, dim: int, mean_size_one: bool, keep: bool,
-    totals: _Totals, outputs: Array,
+    found: _Reads, counts: Array, n_before: float, gamma: float, options: Array, totals: _Totals, dim: int, columns: int,
+    outputs: Array,
 ) -> None:  # fmt: skip
-    """Write what each query multiplies with: one over its normaliser, and with `keep` that and its number of keys beside its output."""
-    kind, columns = counts.dtype.type, outputs.shape[1] - keep - (keep and mean_size_one)
-    attended, one = n_before, counts.dtype.type(1)
+    """Write what each query multiplies with: one over its normaliser, which is kept beside its output if wanted."""
+    attended, one, mean_size_one = n_before, counts.dtype.type(1), options[_MEAN_SIZE_ONE] != 0
     for token in range(outputs.shape[0]):
         attended += counts[token]
         normaliser = found.last[token] + gamma * attended
         inverse = one / normaliser if normaliser != 0 else one
-        totals.factors[token] = inverse * kind(size_of(attended, dim, mean_size_one))
+        totals.factors[token] = inverse * size_of(attended, dim, mean_size_one)
         totals.shares[token] = gamma * totals.factors[token]
-        if keep:
+        if options[_KEEP] != 0:
             outputs[token, columns] = inverse if normaliser != 0 else 0
             outputs[token, columns + 1 :] = attended
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Array = Any
 Arrays = tuple[Array, ...]
 _SMALL = 1 << 16  # numbers that may be copied into another order
-WORTH_A_THREAD = 3_000_000  # multiplications: below it, handing over costs more than it saves
+_WORTH_A_THREAD = 3_000_000  # multiplications: below it, handing over costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _threads(batch: tuple[int, ...], tiled: Arrays, whole: Arrays) -> int:
     """Return how many threads the work of a loop is worth."""
     per_token = max(sum(math.prod(array.shape[-2:]) for array in whole), tiled[0].shape[-1] ** 2 * tiled[-1].shape[-1])
     work: int = math.prod(batch) * tiled[0].shape[-2] * per_token
-    return min(n_threads(), max(1, work // WORTH_A_THREAD))
+    return min(n_threads(), max(1, work // _WORTH_A_THREAD))
 
 
 def _pieces(length: int, tile: int, threads: int, n_heads: int) -> list[tuple[int, int]]:

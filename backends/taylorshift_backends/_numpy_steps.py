@@ -57,7 +57,7 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> 
     tokens = (key, value) if mask is None else (key, value, mask)
     leading, (length, dim), columns = _leading(*tokens), key.shape[-2:], value.shape[-1] + 1
     heads, rows = math.prod(leading), n_features(dim + 1)
-    threads = _threads(heads * length * rows * columns)
+    threads = threads_of(heads * length * rows * columns)
     parts = _parts(heads, length, threads, _SHORTEST_SUM)
     states = np.empty((heads * parts, rows, columns), key.dtype)
     _do(_summarise_job, heads * parts, threads, leading, key, value, _kept(mask), _options(run, parts), states)
@@ -70,7 +70,7 @@ def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
     """Return the outputs of queries over the keys in a state."""
     leading, length = _leading(query, state, scale), query.shape[-2]
     heads, n_columns = math.prod(leading), n_columns_of(run, state.shape[-1] - 1)
-    threads = _threads(heads * length * math.prod(state.shape[-2:]))
+    threads = threads_of(heads * length * math.prod(state.shape[-2:]))
     parts = _parts(heads, length, threads, _SHORTEST_PART)
     output = np.empty((*leading, length, n_columns), query.dtype)
     _do(
@@ -85,7 +85,7 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
     operands = (query, key, value, scale) if mask is None else (query, key, value, scale, mask)
     leading, length = _leading(*operands), query.shape[-2]
     heads, n_columns = math.prod(leading), n_columns_of(run, value.shape[-1])
-    threads = _threads(heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+    threads = threads_of(heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
     parts = max(_parts(heads, length, threads, _SHORTEST_PART), -(-length // run.plan.query_tile))
     output = np.empty((*leading, length, n_columns), query.dtype)
     _do(
@@ -103,7 +103,7 @@ def _leading(*operands: Array) -> tuple[int, ...]:
     return np.broadcast_shapes(*(each.shape[:-2] for each in operands))
 
 
-def _threads(work: int) -> int:
+def threads_of(work: int) -> int:
     """Return how many threads so many multiplications are worth."""
     return 1 if work < 2 * _WORTH_A_THREAD else min(n_threads(), work // _WORTH_A_THREAD)
 

@@ -41,8 +41,7 @@ def in_form(form: str) -> Callable[..., Array]:
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
     """So many threads for any work, whatever the machine has."""
-    monkeypatch.setattr(_numpy_walk, "WORTH_A_THREAD", 1)
-    monkeypatch.setattr(_numpy_walk, "n_threads", lambda: request.param)
+    monkeypatch.setattr(_numpy_walk, "threads_of", lambda _: request.param)
     return int(request.param)
 
 
@@ -84,7 +83,7 @@ def test_few_heads_are_shared_out_by_tokens(
     monkeypatch.setattr(_numpy_walk, "split_walk", counted)
     problem = Problem(900, 900, 9, 5, heads=2 * kv_heads, kv_heads=kv_heads, key_mask="keys", normalise_output=True)
     assert_way(library, dtype, in_form(form), problem, causal(900, 900))
-    assert (parts[0] > 1) == (threads >= 2 * kv_heads)
+    assert [n > 1 for n in parts] == [threads >= 2 * kv_heads]
 
 
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
@@ -135,13 +134,15 @@ def test_what_comes_later_changes_no_bit(place: str, from_token: int, form: str)
 
 
 @each_form
-def test_arrays_that_are_not_contiguous(form: str) -> None:
-    """Tokens before heads in memory, several heads a job; no array is written."""
+@pytest.mark.parametrize("small", [True, False])
+def test_arrays_that_are_not_contiguous(monkeypatch: pytest.MonkeyPatch, small: bool, form: str) -> None:
+    """Tokens before heads in memory: small ones are copied whole, others a head at a time."""
+    monkeypatch.setattr(_numpy_walk, "_SMALL", 10**6 if small else 0)
     tokens = np.random.default_rng(0).standard_normal((3, 2, 150, 4, 6)).astype(np.float32)
     mask = np.random.default_rng(1).random((2, 150)) < 0.7
     apart = [np.swapaxes(x, 1, 2) for x in tokens]
     together = [np.ascontiguousarray(x) for x in apart]
-    options = {"form": form, "is_causal": True, "key_mask": mask}
+    options = {"form": form, "is_causal": True, "key_mask": mask, "scale": np.asarray([0.5, 1.0, 1.5, 2.0])}
     np.testing.assert_array_equal(attention(*apart, **options), attention(*together, **options))
     grouped = attention(apart[0], *(x[:, ::2] for x in apart[1:]), **options)
     np.testing.assert_array_equal(grouped, attention(together[0], *(x[:, ::2].copy() for x in together[1:]), **options))
@@ -149,14 +150,14 @@ def test_arrays_that_are_not_contiguous(form: str) -> None:
 
 @each_form
 def test_both_forms_walk(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    """What never reached the compiled walk would pass all of the above."""
+    """What never reached the compiled walk would pass all of the above; masks that heads share walk as well."""
     called = []
-    walk = _numpy_walk.walk_heads
-    monkeypatch.setattr(_numpy_walk, "walk_heads", lambda *arguments: (called.append(1), walk(*arguments)))
+    job = _numpy_walk.walk_job
+    monkeypatch.setattr(_numpy_walk, "walk_job", lambda dtype: (called.append(dtype), job(dtype))[1])
     x = np.ones((2, 100, 4), dtype=np.float32)
     attention(x, x, x, form=form, is_causal=True)
-    assert called
+    attention(x, x, x, form=form, is_causal=True, key_mask=np.ones(100, dtype=np.bool_))
+    assert called == 2 * [np.float32]
     monkeypatch.setattr(_numpy_tiles, "COMPILED", False)
-    called.clear()
     attention(x, x, x, form=form, is_causal=True)
-    assert not called
+    assert len(called) == 2
