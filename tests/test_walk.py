@@ -35,6 +35,7 @@ def test_a_walk_counts_what_it_does(length: int, width: int, columns: int, optio
     assert walk.reads == reads
     assert walk.sums == sums
     assert abs(walk.scores - pairs) <= length / 2 + walk.chunk**2  # diagonals, and a last chunk that is not whole
+    assert walk.triangles <= walk.scores
     assert walk.kept >= max(min(walk.chunk, length), min(walk.first, length), length - walk.last * (walk.last > 0))
 
 

@@ -183,11 +183,12 @@ def walk_of(form: str, problem: Problem, at_once: int | None) -> Walk | None:
 
 
 def _walk(walk: Walk, sizes: _Sizes, tiling: Tiling) -> Work:
-    scores = sizes.heads * walk.scores
+    scores, triangles = sizes.heads * walk.scores, sizes.heads * walk.triangles
     features = (sizes.heads * walk.reads + sizes.kv_heads * walk.sums) * n_features(sizes.width)
     return Work(
         products=scores * (sizes.width + sizes.columns) + features * sizes.columns,
-        entries=scores + features,
+        entries=scores - triangles + features,
+        masked=triangles,
         steps=_tiles(walk.length, max(tiling.query_tile, walk.length), sizes.heads, tiling),
     )
 

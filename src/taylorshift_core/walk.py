@@ -2,8 +2,8 @@
 
 To sum a key to the state, or to read the state for a query, costs as many multiplications as some number of scores with
 their values, `scores_of_a_state`. So the first queries meet the keys before them by scores, until a state is the
-cheaper; and the last keys are not summed any more, since too few queries are left to read them. Where the two ends meet,
-about 3.4 times that number of tokens, all are met by scores, in either form.
+cheaper; and the last keys are not summed any more, since too few queries are left to read them. Up to about three and a
+half times that number of tokens, all are met by scores, in either form.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ class Walk(NamedTuple):
     def scores(self) -> float:
         """Pairs that meet by scores."""
         return self._of_queries(self.length, 0)
+
+    @property
+    def triangles(self) -> float:
+        """Those of them that meet inside a chunk, where a query sees some keys and others not."""
+        whole, rest = divmod(self.length, self.chunk)
+        return (whole * self.chunk**2 + rest**2) / 2
 
     def cost(self, equal: float, groups: int = 1, start: int = 0, stop: int | None = None) -> float:
         """Return what the outputs of tokens from `start` to `stop` cost, in scores; `equal` is `scores_of_a_state`.
