@@ -69,7 +69,7 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> 
     threads = _threads(heads * length * rows * columns)
     parts = _parts(heads, length, threads, _SHORTEST_SUM)
     states = np.empty((heads * parts, rows, columns), key.dtype)
-    _do(_summarise_job, heads * parts, threads, leading, key, value, _kept(mask), _options(run, parts), states)
+    _do(_summarise_job, heads * parts, threads, leading, key, value, kept_of(mask), _options(run, parts), states)
     if parts > 1:
         states = np.sum(states.reshape((heads, parts, rows, columns)), axis=1)
     return (states.reshape((*leading, rows, columns)),)
@@ -98,7 +98,7 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
     parts = max(_parts(heads, length, threads, _SHORTEST_PART), -(-length // run.plan.query_tile))
     output = np.empty((*leading, length, n_columns), query.dtype)
     _do(
-        _meet_job, heads * parts, threads, leading, query, key, value, scale, _kept(mask), _options(run, parts),
+        _meet_job, heads * parts, threads, leading, query, key, value, scale, kept_of(mask), _options(run, parts),
         output.reshape((heads, length, n_columns)),
     )  # fmt: skip
     return (output,)
@@ -113,7 +113,7 @@ def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: 
     _scan(
         matrices(carry, leading),
         np.ascontiguousarray(query).reshape((heads, groups, *query.shape[-2:])),
-        *(matrices(each, leading) for each in (key, value, _kept(mask))),
+        *(matrices(each, leading) for each in (key, value, kept_of(mask))),
         np.ascontiguousarray(np.broadcast_to(scale[..., 0, 0], query.shape[:-2])).reshape((heads, groups)),
         *_scan_options(run),
         state.reshape((heads, *state.shape[-2:])),
@@ -171,7 +171,7 @@ def _matrices(array: Array, leading: tuple[int, ...], dtype: Any) -> tuple[Array
     return found, share
 
 
-def _kept(mask: Array | None) -> Array:
+def kept_of(mask: Array | None) -> Array:
     """Return which keys are attended, (..., 1, tokens), or no columns for all of them."""
     return _EVERYTHING if mask is None else np.swapaxes(mask, -1, -2)
 
