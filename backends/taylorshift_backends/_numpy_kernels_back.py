@@ -92,3 +92,48 @@ def read_and_fold_back(
             v.store(total, to_near, place)
 
     v.cases(rows, range(1, NARROW + 1), of_rows)
+
+
+@kernel
+def score_back(
+    v: Vectors,
+    queries: _Pointer,
+    cotangents: _Pointer,
+    keys: _Pointer,
+    values: _Pointer,
+    squares: _Pointer,
+    to_scores: _Pointer,
+    width: _Number,
+    columns: _Number,
+) -> None:
+    """Write the squared scores of NARROW queries and SPAN vectors of keys, and those times cotangents times values."""
+
+    def met(near: Any, far: Any, n: Any) -> list[list[Any]]:
+        return v.block(
+            n, lambda i, query: v.at(v.at(near, i, TOKENS), query), partial(row_of, v, far, SPAN), NARROW, SPAN
+        )
+
+    for query, row in enumerate(met(queries, keys, width)):  # kept there: registers hold one block
+        for place, score in enumerate(row):
+            v.store(score, v.at(squares, query * TOKENS), place)
+    for query, row in enumerate(met(cotangents, values, columns)):
+        there, into = v.at(squares, query * TOKENS), v.at(to_scores, query * TOKENS)
+        for place, to_square in enumerate(row):
+            score = v.load(there, place)
+            v.store(v.product(to_square, score), into, place)
+            v.store(v.product(score, score), there, place)
+
+
+@kernel
+def weigh_across(v: Vectors, scores: _Pointer, tile: _Pointer, sums: _Pointer, rows: _Number, n: _Number) -> None:
+    """Add to SPAN vectors of keys in `rows` rows of sums: the sums over `n` queries of rows of a tile times scores."""
+
+    def of_rows(n_rows: int) -> None:
+        block = v.block(
+            n, lambda query, row: v.at(v.at(tile, row * TOKENS), query), partial(row_of, v, scores, SPAN), n_rows, SPAN
+        )
+        for row, found in enumerate(block):
+            for place, total in enumerate(found):
+                v.add_to(v.at(sums, row * TOKENS), place, total)
+
+    v.cases(rows, range(1, NARROW + 1), of_rows)

@@ -141,3 +141,15 @@ def lay_across(tile: Array, tokens: int, columns: int, panels: Array) -> None:
         for token in range(tokens):
             for column in range(n):
                 panel[token * width + column] = tile[(at + column) * TOKENS + token]
+
+
+@compiled
+def take_across(panels: Array, tokens: int, columns: int, tile: Array) -> None:
+    """Write panels to the columns of a tile."""
+    lanes = BYTES // tile.itemsize
+    for at in range(0, columns, PANEL * lanes):
+        vectors, n = panel_at(at, columns, tile)
+        width, panel = vectors * lanes, panels[at * TOKENS :]
+        for token in range(tokens):
+            for column in range(n):
+                tile[(at + column) * TOKENS + token] = panel[token * width + column]

@@ -57,7 +57,7 @@ def whole_step(name: str, *arrays: Array) -> Any:
     if (
         not (_compiles(length) or (COMPILED and name == "summarise" and length == 0))
         or tokens.dtype not in _KINDS
-        or (name == "meet" and not arrays[1].shape[-2])
+        or (name.startswith("meet") and not arrays[-1].shape[-2])
     ):
         return None
     if name == "scan" and not _side_by_side(*arrays):

@@ -12,6 +12,8 @@ from taylorshift_core._prepare_gradients import key_vjp, query_vjp, units_of, va
 from taylorshift_core.loops import cut, join
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taylorshift_core._causal import Causal
     from taylorshift_core._run import Run
 
@@ -29,6 +31,10 @@ def attend_vjp(
     the gradients it holds the prepared keys and values and theirs, O(key_length * (head_dim + value_dim)).
     """
     key, value, *mask = tokens
+    if causal is None and allowed is None:
+        step = run.backend.whole_step("meet_vjp", *reading, key, value)
+        if step is not None:
+            return _meet_all_vjp(run, step, reading, tokens, scale)
     xp, prepared, kept = run.xp, prepare_all(run, key, value, mask[0] if mask else None), reading[1]
     shape = *kept.shape[:-2], key.shape[-2], prepared[0].shape[-1] + prepared[1].shape[-1]
     carry = xp.broadcast_to(zeros(xp, kept, (1,) * len(shape)), shape)
@@ -46,6 +52,19 @@ def attend_vjp(
     of_keys.append(_prepared_vjp(run, cut(tokens, 0, carry.shape[-2]), carry))
     to_query, to_scale = join(xp, of_queries[::-1])
     return to_query, to_scale, *join(xp, of_keys[::-1])
+
+
+def _meet_all_vjp(
+    run: Run, step: Callable[..., tuple[Array, Arrays]], reading: Arrays, tokens: Arrays, scale: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return the gradients where every query sees all keys, by a step that adds to those of [keys, values]."""
+    key, value, *mask = tokens
+    shape = *leading_of(*reading, *tokens), key.shape[-2], key.shape[-1] + value.shape[-1]
+    carry = run.xp.broadcast_to(zeros(run.xp, key, (1,) * len(shape)), shape)
+    whole = key, value, scale, *mask
+    carry, (to_query, to_scale) = run.backend.scan_sums(run, step, carry, reading, whole, run.plan.query_tile)
+    carry = sum_to(run.xp, carry, leading_of(*tokens))
+    return to_query, to_scale, carry[..., : key.shape[-1]], carry[..., key.shape[-1] :]
 
 
 def spans(

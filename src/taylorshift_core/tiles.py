@@ -12,7 +12,10 @@ A tile comes prepared, and what stands around its products is the core's. An ada
   walked along the tokens; it is asked with the state first;
 * "meet": ``(run, query, key, value, scale[, mask]) -> (output,)``, the direct form, mapped over queries;
 * "read_vjp": ``(run, carry, query, kept, cotangent, weighted, scale) -> (carry, (to_query, to_scale))``, and
-  "summarise_vjp": ``(run, key, value[, mask], to_state) -> (to_key, to_value)``, see `_efficient_gradients`.
+  "summarise_vjp": ``(run, key, value[, mask], to_state) -> (to_key, to_value)``, see `_efficient_gradients`;
+* "meet_vjp": ``(run, carry, query, kept, cotangent, key, value, scale[, mask]) -> (carry, (to_query, to_scale))``, where
+  the carry is of gradients to [keys, values], see `_direct_gradients`. A carry of these is sums that begin with zeros,
+  and a step may add to them where they lie.
 """
 
 from __future__ import annotations
