@@ -81,7 +81,7 @@ def read_and_fold_back(
 
     def of_rows(n_rows: int) -> None:
         def number(i: Any, row: int) -> Any:
-            return v.at(v.at(form, v.builder.mul(i, step)), row)
+            return v.at(v.at(form, v.times(i, step)), row)
 
         block = v.block(width, number, partial(row_of, v, tile, SPAN), n_rows, SPAN)
         for place in range(SPAN):
