@@ -31,9 +31,8 @@ VARIABLES = {  # what some libraries read before they are imported; {} is the en
         " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
     },
     "mlx": {"MLX_BFS_MAX_WIDTH": "1"},  # tile after tile in mx.grad too, see the adapter
-    "torch": {
-        "OMP_NUM_THREADS": "1"
-    },  # OpenMP's threads spin while they wait, and take the processor of the next process
+    # OpenMP's threads spin while they wait, and take the processor of the next process.
+    "torch": {"OMP_NUM_THREADS": "1"},
 }
 
 

@@ -69,12 +69,18 @@ def each_matrix(function: Any, shape: tuple[int, ...], *arrays: Array, options: 
     It is called once, with contiguous arrays of three axes, the options, and the result. What all matrices of the result
     share comes once.
     """
-    leading = arrays[0].shape[:-2]
-    if any(each.shape[:-2] != leading for each in arrays[1:]):
-        leading = np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
+    leading = leading_of(*arrays)
     result = np.empty((*leading, *shape), arrays[0].dtype)
     function(*(matrices(each, leading) for each in arrays), *options, result.reshape((math.prod(leading), *shape)))
     return result
+
+
+def leading_of(*arrays: Array) -> tuple[int, ...]:
+    """Return the leading axes that arrays broadcast to."""
+    leading: tuple[int, ...] = arrays[0].shape[:-2]
+    if all(each.shape[:-2] == leading for each in arrays):
+        return leading
+    return np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
 
 
 def matrices(array: Array, leading: tuple[int, ...]) -> Array:

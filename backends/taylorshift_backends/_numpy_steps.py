@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends._numpy_compiled import matrices
+from taylorshift_backends._numpy_compiled import leading_of, matrices
 from taylorshift_backends._numpy_crew import operand, operands_at
 from taylorshift_backends._numpy_features import (
     add_features,
@@ -52,10 +52,8 @@ Array = Any
 _WIDE = 40  # rows of a tile: from here on a chunk's scores are few beside the features, and chunks are longer
 _WORTH_A_THREAD = 400_000  # multiplications: below it, a thread is not waited for
 _ITEMS = 4  # of a job for each thread, where there are too few heads: a thread may come late
-_SHORTEST_PART, _SHORTEST_SUM = (
-    512,
-    2048,
-)  # tokens of an item that are worth its beginning, of one with a state of its own
+_SHORTEST_PART = 512  # tokens of an item that are worth its beginning
+_SHORTEST_SUM = 2048  # tokens of one with a state of its own
 _EVERYTHING = np.empty((1, 0), np.bool_)
 # The numbers in the operand of options.
 _NORMALISE, _BETA, _GAMMA, _MEAN_SIZE_ONE, _KEEP, _PARTS = range(6)
@@ -64,7 +62,7 @@ _NORMALISE, _BETA, _GAMMA, _MEAN_SIZE_ONE, _KEEP, _PARTS = range(6)
 def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
     """Return the state of keys and values."""
     tokens = (key, value) if mask is None else (key, value, mask)
-    leading, (length, dim), columns = _leading(*tokens), key.shape[-2:], value.shape[-1] + 1
+    leading, (length, dim), columns = leading_of(*tokens), key.shape[-2:], value.shape[-1] + 1
     heads, rows = math.prod(leading), n_features(dim + 1)
     threads = _threads(heads * length * rows * columns)
     parts = _parts(heads, length, threads, _SHORTEST_SUM)
@@ -77,7 +75,7 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> 
 
 def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
     """Return the outputs of queries over the keys in a state."""
-    leading, length = _leading(query, state, scale), query.shape[-2]
+    leading, length = leading_of(query, state, scale), query.shape[-2]
     heads, n_columns = math.prod(leading), _n_columns(run, state.shape[-1] - 1)
     threads = _threads(heads * length * math.prod(state.shape[-2:]))
     parts = _parts(heads, length, threads, _SHORTEST_PART)
@@ -92,7 +90,7 @@ def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
 def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: Array | None = None) -> tuple[Array]:
     """Return the outputs of queries over all keys."""
     operands = (query, key, value, scale) if mask is None else (query, key, value, scale, mask)
-    leading, length = _leading(*operands), query.shape[-2]
+    leading, length = leading_of(*operands), query.shape[-2]
     heads, n_columns = math.prod(leading), _n_columns(run, value.shape[-1])
     threads = _threads(heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
     parts = max(_parts(heads, length, threads, _SHORTEST_PART), -(-length // run.plan.query_tile))
@@ -125,14 +123,6 @@ def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: 
 def _scan_options(run: Run) -> tuple[float, float, bool, bool, bool]:
     weighting = run.weighting
     return float(weighting.beta), float(weighting.gamma), weighting.normalise, run.mean_size_one, run.keep
-
-
-def _leading(*operands: Array) -> tuple[int, ...]:
-    """Return the leading axes that operands broadcast to."""
-    leading = operands[0].shape[:-2]
-    if all(each.shape[:-2] == leading for each in operands):
-        return leading
-    return np.broadcast_shapes(*(each.shape[:-2] for each in operands))
 
 
 def _threads(work: int) -> int:

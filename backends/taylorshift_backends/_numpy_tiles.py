@@ -1,4 +1,4 @@
-"""The products of a tile for NumPy: compiled where numba and SciPy are installed, else as stacks of blocks.
+"""The products of a tile for NumPy: compiled where numba is installed, else as stacks of blocks.
 
 OpenBLAS multiplies 16 columns at a time, so that the column of ones beside the values costs as much as 16 others. It is
 left out, and found as what it stands for: the sum of the features of all tokens is the matrix of their second moments,

@@ -9,7 +9,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from taylorshift_core._namespace import sizes_of
+from taylorshift_core._namespace import are_numbers, sizes_of
 from taylorshift_core.errors import DTypeError, OptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def known(shape: Sequence[Any]) -> Shape:
 
     The heads and the entries of a token must be numbers: where a library can settle on one, it does.
     """
-    if type(shape) is tuple and set(map(type, shape)) <= {int}:
+    if are_numbers(shape):
         return shape
     settled = (len(shape) - 1, len(shape) - 3)
     return tuple(_settled(size) if i in settled else _known(size) for i, size in enumerate(shape))

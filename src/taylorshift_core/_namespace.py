@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import array_api_compat
 
@@ -10,7 +10,6 @@ from taylorshift_core.errors import BackendError
 
 Array = Any
 _WRAPPER = "array_api_compat."
-_KNOWN = {int}  # types of sizes that are numbers
 _CURES = {"pandas": "its to_numpy()", "polars": "its to_numpy()", "pyarrow": "its to_numpy()", "scipy": "its toarray()"}
 
 
@@ -58,9 +57,14 @@ def _cure(thing: object) -> str:
 def sizes_of(array: Array) -> tuple[int | None, ...]:
     """Return the shape of an array; sizes that a lazy library does not know yet, which Dask gives as NaN, are None."""
     shape = array.shape
-    if type(shape) is tuple and set(map(type, shape)) <= _KNOWN:
+    if are_numbers(shape):
         return shape
     return tuple(None if size is None or size != size else size for size in shape)  # noqa: PLR0124  NaN
+
+
+def are_numbers(shape: Any) -> TypeGuard[tuple[int, ...]]:
+    """Tell whether a shape is a tuple of integers, as most are: then there is nothing to find out about any of them."""
+    return type(shape) is tuple and set(map(type, shape)) <= {int}
 
 
 def device_kind(device: object) -> str:

@@ -58,13 +58,7 @@ def backend_of(**arrays: Array) -> Backend:
     BackendError
         If one of them is no array, or they are of several libraries or devices.
     """
-    of_kind: dict[type, Any] = {}
-    namespaces = {}
-    for name, array in arrays.items():
-        kind = type(array)
-        if kind not in of_kind:
-            of_kind[kind] = namespace_of(array, name)
-        namespaces[name] = of_kind[kind]
+    namespaces = {name: namespace_of(array, name) for name, array in arrays.items()}
     first, *others = namespaces
     for other in others:
         if namespaces[other] is not namespaces[first]:
