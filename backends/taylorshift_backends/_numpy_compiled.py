@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends._numpy_features import add_back, add_features, give_state, n_rows, read_features, take_state
+from taylorshift_backends._numpy_features import add_features, give_state, n_rows, read_features, take_state
+from taylorshift_backends._numpy_features_back import add_back
 from taylorshift_backends._numpy_jit import compiled
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_pairs import add_scores, scores_memory
@@ -84,11 +85,16 @@ def leading_of(*arrays: Array) -> tuple[int, ...]:
 
 
 def matrices(array: Array, leading: tuple[int, ...]) -> Array:
-    """Return an array whose leading axes broadcast as (matrices, rows, columns), contiguous; one matrix for all comes once."""
+    """Return an array whose leading axes broadcast as (matrices, rows, columns), contiguous; one matrix for all comes once.
+
+    It is read-only, whether the array is or not: numba compiles what takes it once for each combination.
+    """
     own = array.shape[:-2]
     if own != leading and math.prod(own) != 1:
         array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading
-    return np.ascontiguousarray(array.reshape((math.prod(own), *array.shape[-2:])))
+    result = np.ascontiguousarray(array.reshape((math.prod(own), *array.shape[-2:])))  # a view or a copy
+    result.flags.writeable = False
+    return result
 
 
 @compiled

@@ -10,14 +10,13 @@ from typing import Any
 
 from taylorshift_backends import _numpy_kernels as kernels
 from taylorshift_backends._numpy_jit import compiled
-from taylorshift_backends._numpy_kernels import ALONG, NARROW, PANEL, READERS, SPAN
+from taylorshift_backends._numpy_kernels import ALONG, PANEL, READERS
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_panels import panel_at
 from taylorshift_backends._numpy_vectors import BYTES, ROWS
 
 Array = Any
 _summarise_rows, _read_rows, _moments, _quadratic = kernels.summarise, kernels.read, kernels.moments, kernels.quadratic
-_fold_back_rows = kernels.fold_back
 
 
 @compiled
@@ -33,7 +32,7 @@ def n_far(i: int, width: int) -> int:
 
 
 @compiled
-def _part(n: int, most: int, part: int) -> tuple[int, int]:
+def part_of(n: int, most: int, part: int) -> tuple[int, int]:
     """Return the first and the number of the rows in one of the parts of `n`, about as many in each, `most` at most."""
     parts = -(-n // most)
     first = n * part // parts
@@ -49,7 +48,7 @@ def add_features(
     for i in range(width):
         n = n_far(i, width)
         for part in range(-(-n // ROWS)):
-            row, rows = _part(n, ROWS, part)
+            row, rows = part_of(n, ROWS, part)
             into = (i * offsets + row) * lanes
             _moments(tile, i * TOKENS, tile, (i + row) * TOKENS, counts, 0, moments, into, rows, -(-tokens // lanes))
     for at in range(0, columns, PANEL * lanes):
@@ -57,7 +56,7 @@ def add_features(
         for i in range(width):
             n, start = n_far(i, width), width * offsets * at + i * offsets * vectors * lanes
             for part in range(-(-n // ROWS)):
-                row, rows = _part(n, ROWS, part)
+                row, rows = part_of(n, ROWS, part)
                 near, far, into = i * TOKENS, (i + row) * TOKENS, start + row * vectors * lanes
                 _summarise_rows(tile, near, tile, far, panels, at * TOKENS, sums, into, rows, vectors, tokens)
 
@@ -130,23 +129,6 @@ def read_features(
             for token in range(0, tokens, readers):
                 here, into = i * TOKENS + token, panel + token * span
                 _read_rows(tile, here, tile, here, state, start, panels, into, vectors, n_far(i, width))
-
-
-@compiled
-def add_back(tile: Array, weighted: Array, across: Array, tokens: int, width: int, n_columns: int, back: Array) -> None:
-    """Add the gradients of features, ``weighted @ columns.T``, to the rows they are products of, in a tile like theirs."""
-    span = SPAN * (BYTES // tile.itemsize)
-    for i in range(width):
-        n = n_far(i, width)
-        for part in range(-(-n // NARROW)):
-            row, rows = _part(n, NARROW, part)
-            start = (row * width + i) * n_columns
-            for at in range(0, tokens, span):
-                near, far = i * TOKENS + at, (i + row) * TOKENS + at
-                _fold_back_rows(
-                    tile, near, tile, far, weighted, start, across, at, back, near, back, far,
-                    rows, n_columns, width * n_columns,
-                )  # fmt: skip
 
 
 @compiled

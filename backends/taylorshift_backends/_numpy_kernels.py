@@ -33,10 +33,10 @@ _Pointer = Any
 _Number = Any
 
 
-def _kernel(write: Callable[..., None]) -> Any:
+def kernel(write: Callable[..., None]) -> Any:
     """Return what numba takes for a function; `write` is given vectors of the arrays' dtype, pointers, and numbers."""
 
-    def kernel(typing: Any, *arguments: Any) -> Any:  # noqa: ARG001  as numba calls it
+    def typed(typing: Any, *arguments: Any) -> Any:  # noqa: ARG001  as numba calls it
         kinds = [each if isinstance(each, types.Array) else types.intp for each in arguments]
 
         def code(context: Any, builder: Any, _: Any, values: list[Any]) -> None:
@@ -49,11 +49,11 @@ def _kernel(write: Callable[..., None]) -> Any:
 
         return types.void(*kinds), code
 
-    kernel.__signature__ = _signature(write)  # type: ignore[attr-defined]  # numba asks how many arguments there are
-    return intrinsic(kernel)
+    typed.__signature__ = _signature(write)  # type: ignore[attr-defined]  # numba asks how many arguments there are
+    return intrinsic(typed)
 
 
-def _row(v: Vectors, tile: _Pointer, count: int, row: _Number) -> list[Any]:
+def row_of(v: Vectors, tile: _Pointer, count: int, row: _Number) -> list[Any]:
     """Return the first vectors of a row of a tile."""
     return [v.load(v.at(tile, row, TOKENS), place) for place in range(count)]
 
@@ -69,18 +69,19 @@ def _signature(write: Callable[..., None]) -> Signature:
     return Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("typing", *names)])
 
 
-@_kernel
-def transpose(v: Vectors, rows: _Pointer, tile: _Pointer, step: _Number) -> None:
-    """Write as many rows of a vector each, `step` apart, as the vector has numbers, to the columns of a tile."""
-    start, vectors = rows, []
+@kernel
+def transpose(v: Vectors, rows: _Pointer, columns: _Pointer, step: _Number, apart: _Number) -> None:
+    """Write as many rows of a vector each, `step` apart, as the vector has numbers, as columns: rows so far `apart`."""
+    start, into, vectors = rows, columns, []
     for _ in range(v.lanes):
         vectors.append(v.load(start))
         start = v.at(start, step)
-    for row, vector in enumerate(v.transposed(vectors)):
-        v.store(vector, v.at(tile, row * TOKENS))
+    for vector in v.transposed(vectors):
+        v.store(vector, into)
+        into = v.at(into, apart)
 
 
-@_kernel
+@kernel
 def copy(v: Vectors, source: _Pointer, panel: _Pointer, step: _Number, columns: _Number, n: _Number) -> None:
     """Write `n` rows of so many vectors, `step` apart, to a panel."""
 
@@ -96,7 +97,7 @@ def copy(v: Vectors, source: _Pointer, panel: _Pointer, step: _Number, columns: 
     v.cases(columns, range(1, PANEL + 1), of_panel)
 
 
-@_kernel
+@kernel
 def divide(
     v: Vectors,
     panel: _Pointer,
@@ -124,7 +125,7 @@ def divide(
     v.cases(columns, range(1, PANEL + 1), of_panel)
 
 
-@_kernel
+@kernel
 def summarise(
     v: Vectors,
     near: _Pointer,
@@ -152,7 +153,7 @@ def summarise(
     v.cases(panel, range(1, PANEL + 1), of_panel)
 
 
-@_kernel
+@kernel
 def read(
     v: Vectors, near: _Pointer, far: _Pointer, state: _Pointer, sums: _Pointer, panel: _Number, offsets: _Number
 ) -> None:
@@ -173,7 +174,7 @@ def read(
     v.cases(panel, range(1, PANEL + 1), of_panel)
 
 
-@_kernel
+@kernel
 def moments(
     v: Vectors, near: _Pointer, far: _Pointer, weights: _Pointer, sums: _Pointer, rows: _Number, spans: _Number
 ) -> None:
@@ -192,15 +193,15 @@ def moments(
     v.cases(rows, range(1, ROWS + 1), of_rows)
 
 
-@_kernel
+@kernel
 def quadratic(v: Vectors, near: _Pointer, far: _Pointer, form: _Pointer, sums: _Pointer, offsets: _Number) -> None:
     """Add to one number a token, of ALONG vectors: the sum over far rows of those times the near one times a number each."""
-    (row,) = v.block(offsets, lambda offset, _: v.at(form, offset), partial(_row, v, far, ALONG), 1, ALONG)
+    (row,) = v.block(offsets, lambda offset, _: v.at(form, offset), partial(row_of, v, far, ALONG), 1, ALONG)
     for place, total in enumerate(row):
         v.add_to(sums, place, total, v.load(near, place))
 
 
-@_kernel
+@kernel
 def score(
     v: Vectors,
     queries: _Pointer,
@@ -214,7 +215,7 @@ def score(
     block = v.block(
         width,
         lambda i, query: v.at(v.at(queries, i, TOKENS), query),
-        partial(_row, v, keys, SPAN),
+        partial(row_of, v, keys, SPAN),
         NARROW,
         SPAN,
     )
@@ -227,7 +228,7 @@ def score(
         v.store(total, totals, query)
 
 
-@_kernel
+@kernel
 def weigh(v: Vectors, scores: _Pointer, values: _Pointer, sums: _Pointer, panel: _Number, n: _Number) -> None:
     """Add to the sums of ROWS queries: their sums over `n` keys of squared scores times values."""
 
@@ -241,44 +242,3 @@ def weigh(v: Vectors, scores: _Pointer, values: _Pointer, sums: _Pointer, panel:
             v.add_to(sums, place, total)
 
     v.cases(panel, range(1, PANEL + 1), of_panel)
-
-
-@_kernel
-def fold_back(
-    v: Vectors,
-    near: _Pointer,
-    far: _Pointer,
-    weighted: _Pointer,
-    columns: _Pointer,
-    to_near: _Pointer,
-    to_far: _Pointer,
-    rows: _Number,
-    n: _Number,
-    step: _Number,
-) -> None:
-    """Add the gradients of `rows` features to the rows they are products of, for SPAN vectors of tokens.
-
-    The gradient to a feature is the sum over `n` columns of a row of `weighted`, `step` apart, times a row of `columns`.
-    """
-
-    def of_rows(n_rows: int) -> None:
-        starts = [weighted]
-        for _ in range(1, n_rows):
-            starts.append(v.at(starts[-1], step))
-        block = v.block(
-            n,
-            lambda i, row: v.at(starts[row], i),
-            partial(_row, v, columns, SPAN),
-            n_rows,
-            SPAN,
-        )
-        for place in range(SPAN):
-            total = v.load(to_near, place)
-            for row, gradients in enumerate(block):
-                total = v.add_product(gradients[place], v.load(v.at(far, row * TOKENS), place), total)
-            v.store(total, to_near, place)  # before the far rows: one of them may be the near one
-            factor = v.load(near, place)
-            for row, gradients in enumerate(block):
-                v.add_to(v.at(to_far, row * TOKENS), place, gradients[place], factor)
-
-    v.cases(rows, range(1, NARROW + 1), of_rows)

@@ -170,7 +170,10 @@ def scan_sums(
             outputs.write((..., slice(start, stop), slice(None)), parts)
         return total
 
-    return np.sum(run_jobs(job, pieces, threads), axis=0), outputs.arrays
+    first, *others = run_jobs(job, pieces, threads)
+    for other in others:
+        first += other  # of a step, and so this loop's own
+    return first, outputs.arrays
 
 
 class _Outputs:

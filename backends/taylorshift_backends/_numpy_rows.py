@@ -63,8 +63,17 @@ def prepare(
 
     With `repeat` the first rows of the tile follow once more behind the last.
     """
-    dim, factors = rows.shape[1], np.empty(TOKENS, tile.dtype)
-    _take_columns(rows, first, tokens, tile)
+    prepare_with(rows, kept, first, tokens, scale, last, normalise, tile, repeat, np.empty(TOKENS, tile.dtype))
+
+
+@compiled
+def prepare_with(
+    rows: Array, kept: Array, first: int, tokens: int, scale: float, last: float, normalise: bool, tile: Array,
+    repeat: bool, factors: Array,
+) -> None:  # fmt: skip
+    """Do so, and write what each row was multiplied by: 0 where that is not simply the scale over its length."""
+    dim = rows.shape[1]
+    take_rows(rows, first, tokens, tile)
     n_odd = 0
     if normalise:
         n_odd = _inverse_lengths(tile, dim, factors) - (TOKENS - tokens)
@@ -91,14 +100,14 @@ def prepare(
 
 
 @compiled
-def _take_columns(rows: Array, first: int, tokens: int, tile: Array) -> None:
+def take_rows(rows: Array, first: int, tokens: int, tile: Array) -> None:
     """Write rows to the columns of a tile, zeros behind them."""
     dim, lanes = rows.shape[1], BYTES // tile.itemsize
     columns, whole = dim // lanes * lanes, tokens // lanes * lanes
     flat = rows.reshape(rows.size)
     for token in range(0, whole, lanes):
         for i in range(0, columns, lanes):
-            _transpose(flat, (first + token) * dim + i, tile, i * TOKENS + token, dim)
+            _transpose(flat, (first + token) * dim + i, tile, i * TOKENS + token, dim, TOKENS)
         for i in range(columns, dim):
             for some in range(token, token + lanes):
                 tile[i * TOKENS + some] = rows[first + some, i]

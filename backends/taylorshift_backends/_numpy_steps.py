@@ -52,11 +52,11 @@ Array = Any
 _WIDE = 40  # rows of a tile: from here on a chunk's scores are few beside the features, and chunks are longer
 _WORTH_A_THREAD = 400_000  # multiplications: below it, a thread is not waited for
 _ITEMS = 4  # of a job for each thread, where there are too few heads: a thread may come late
-_SHORTEST_PART = 512  # tokens of an item that are worth its beginning
-_SHORTEST_SUM = 2048  # tokens of one with a state of its own
+SHORTEST_PART = 512  # tokens of an item that are worth its beginning
+SHORTEST_SUM = 2048  # tokens of one with a state of its own
 _EVERYTHING = np.empty((1, 0), np.bool_)
 # The numbers in the operand of options.
-_NORMALISE, _BETA, _GAMMA, _MEAN_SIZE_ONE, _KEEP, _PARTS = range(6)
+NORMALISE, BETA, GAMMA, MEAN_SIZE_ONE, KEEP, PARTS = range(6)
 
 
 def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
@@ -64,10 +64,10 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> 
     tokens = (key, value) if mask is None else (key, value, mask)
     leading, (length, dim), columns = leading_of(*tokens), key.shape[-2:], value.shape[-1] + 1
     heads, rows = math.prod(leading), n_features(dim + 1)
-    threads = _threads(heads * length * rows * columns)
-    parts = _parts(heads, length, threads, _SHORTEST_SUM)
+    threads = threads_for(heads * length * rows * columns)
+    parts = parts_for(heads, length, threads, SHORTEST_SUM)
     states = np.empty((heads * parts, rows, columns), key.dtype)
-    _do(_summarise_job, heads * parts, threads, leading, key, value, _kept(mask), _options(run, parts), states)
+    do(_summarise_job, heads * parts, threads, leading, (key, value, kept_of(mask)), options_of(run, parts), states)
     if parts > 1:
         states = np.sum(states.reshape((heads, parts, rows, columns)), axis=1)
     return (states.reshape((*leading, rows, columns)),)
@@ -77,11 +77,11 @@ def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
     """Return the outputs of queries over the keys in a state."""
     leading, length = leading_of(query, state, scale), query.shape[-2]
     heads, n_columns = math.prod(leading), _n_columns(run, state.shape[-1] - 1)
-    threads = _threads(heads * length * math.prod(state.shape[-2:]))
-    parts = _parts(heads, length, threads, _SHORTEST_PART)
+    threads = threads_for(heads * length * math.prod(state.shape[-2:]))
+    parts = parts_for(heads, length, threads, SHORTEST_PART)
     output = np.empty((*leading, length, n_columns), query.dtype)
-    _do(
-        _read_job, heads * parts, threads, leading, query, state, scale, _options(run, parts),
+    do(
+        _read_job, heads * parts, threads, leading, (query, state, scale), options_of(run, parts),
         output.reshape((heads, length, n_columns)),
     )  # fmt: skip
     return (output,)
@@ -92,11 +92,11 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
     operands = (query, key, value, scale) if mask is None else (query, key, value, scale, mask)
     leading, length = leading_of(*operands), query.shape[-2]
     heads, n_columns = math.prod(leading), _n_columns(run, value.shape[-1])
-    threads = _threads(heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
-    parts = max(_parts(heads, length, threads, _SHORTEST_PART), -(-length // run.plan.query_tile))
+    threads = threads_for(heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+    parts = max(parts_for(heads, length, threads, SHORTEST_PART), -(-length // run.plan.query_tile))
     output = np.empty((*leading, length, n_columns), query.dtype)
-    _do(
-        _meet_job, heads * parts, threads, leading, query, key, value, scale, _kept(mask), _options(run, parts),
+    do(
+        _meet_job, heads * parts, threads, leading, (query, key, value, scale, kept_of(mask)), options_of(run, parts),
         output.reshape((heads, length, n_columns)),
     )  # fmt: skip
     return (output,)
@@ -111,7 +111,7 @@ def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: 
     _scan(
         matrices(carry, leading),
         np.ascontiguousarray(query).reshape((heads, groups, *query.shape[-2:])),
-        *(matrices(each, leading) for each in (key, value, _kept(mask))),
+        *(matrices(each, leading) for each in (key, value, kept_of(mask))),
         np.ascontiguousarray(np.broadcast_to(scale[..., 0, 0], query.shape[:-2])).reshape((heads, groups)),
         *_scan_options(run),
         state.reshape((heads, *state.shape[-2:])),
@@ -125,23 +125,26 @@ def _scan_options(run: Run) -> tuple[float, float, bool, bool, bool]:
     return float(weighting.beta), float(weighting.gamma), weighting.normalise, run.mean_size_one, run.keep
 
 
-def _threads(work: int) -> int:
+def threads_for(work: int) -> int:
     """Return how many threads so many multiplications are worth."""
     return 1 if work < 2 * _WORTH_A_THREAD else min(n_threads(), work // _WORTH_A_THREAD)
 
 
-def _parts(heads: int, length: int, threads: int, shortest: int) -> int:
+def parts_for(heads: int, length: int, threads: int, shortest: int) -> int:
     """Return in how many parts the tokens of each head are taken, so that all threads have work."""
     if threads == 1 or heads >= _ITEMS * threads:
         return 1
     return max(1, min(-(-_ITEMS * threads // max(heads, 1)), length // shortest))
 
 
-def _do(job: Any, items: int, threads: int, leading: tuple[int, ...], *arrays: Array) -> None:
-    """Have a job done for matrices whose leading axes broadcast; the last two arrays are the options and the result."""
-    *operands, options, result = arrays
-    found, shares = zip(*(_matrices(each, leading, result.dtype) for each in operands), strict=True)
-    crew().do(job(result.dtype), items, threads, (*found, options, result), (*shares, 1, 1))
+def do(
+    job: Any, items: int, threads: int, leading: tuple[int, ...], operands: tuple[Array, ...], options: Array,
+    *results: Array,
+) -> None:  # fmt: skip
+    """Have a job done for matrices of operands whose leading axes broadcast, with options, to results."""
+    dtype, others = results[0].dtype, (options, *results)
+    found, shares = zip(*(_matrices(each, leading, dtype) for each in operands), strict=True)
+    crew().do(job(dtype), items, threads, (*found, *others), (*shares, *[1] * len(others)))
 
 
 def _matrices(array: Array, leading: tuple[int, ...], dtype: Any) -> tuple[Array, int]:
@@ -161,7 +164,7 @@ def _matrices(array: Array, leading: tuple[int, ...], dtype: Any) -> tuple[Array
     return found, share
 
 
-def _kept(mask: Array | None) -> Array:
+def kept_of(mask: Array | None) -> Array:
     """Return which keys are attended, (..., 1, tokens), or no columns for all of them."""
     return _EVERYTHING if mask is None else np.swapaxes(mask, -1, -2)
 
@@ -170,14 +173,14 @@ def _n_columns(run: Run, value_dim: int) -> int:
     return value_dim + run.keep + (run.keep and run.mean_size_one)
 
 
-def _options(run: Run, parts: int) -> Array:
+def options_of(run: Run, parts: int) -> Array:
     weighting = run.weighting
     numbers = weighting.normalise, weighting.beta, weighting.gamma, run.mean_size_one, run.keep, parts
     return np.asarray(numbers, np.float64).reshape((1, 1, -1))
 
 
 @compiled
-def _part(item: int, parts: int, length: int) -> tuple[int, int, int]:
+def part_at(item: int, parts: int, length: int) -> tuple[int, int, int]:
     """Return the head of an item, and the first token of its part and the one behind the last."""
     head, part, n_tiles = item // parts, item % parts, -(-length // TOKENS)
     return head, min(n_tiles * part // parts * TOKENS, length), min(n_tiles * (part + 1) // parts * TOKENS, length)
@@ -205,9 +208,9 @@ def _summarise_job(kind: Any) -> Any:
     def summarise(address: int, item: int) -> None:
         given = operands_at(address)
         options, one = operand(given, 3, 0, np.float64)[0], kind(1)
-        parts = int(options[_PARTS])
+        parts = int(options[PARTS])
         length = operand(given, 0, 0, kind).shape[0]
-        head, begin, end = _part(item, parts, length)
+        head, begin, end = part_at(item, parts, length)
         key, value, kept = (
             operand(given, 0, head, kind),
             operand(given, 1, head, kind),
@@ -219,7 +222,7 @@ def _summarise_job(kind: Any) -> Any:
         sums, moments = zeros(width * offsets * padded, key), zeros(width * offsets * lanes, key)
         for first in range(begin, end, TOKENS):
             tokens = min(TOKENS, end - first)
-            prepare(key, kept, first, tokens, one, one, options[_NORMALISE] != 0, tile, True)
+            prepare(key, kept, first, tokens, one, one, options[NORMALISE] != 0, tile, True)
             _count(kept, first, tokens, counts)
             take_columns(value, kept, first, tokens, columns, panels)
             add_features(tile, counts, panels, tokens, width, columns, sums, moments)
@@ -235,10 +238,10 @@ def _read_job(kind: Any) -> Any:
     def read(address: int, item: int) -> None:
         given = operands_at(address)
         options = operand(given, 3, 0, np.float64)[0]
-        normalise, mean_size_one, keep = options[_NORMALISE] != 0, options[_MEAN_SIZE_ONE] != 0, options[_KEEP] != 0
-        beta, gamma, everything = kind(options[_BETA]), kind(options[_GAMMA]), np.empty(0, np.bool_)
+        normalise, mean_size_one, keep = options[NORMALISE] != 0, options[MEAN_SIZE_ONE] != 0, options[KEEP] != 0
+        beta, gamma, everything = kind(options[BETA]), kind(options[GAMMA]), np.empty(0, np.bool_)
         length = operand(given, 0, 0, kind).shape[0]
-        head, begin, end = _part(item, int(options[_PARTS]), length)
+        head, begin, end = part_at(item, int(options[PARTS]), length)
         query, weighted, factor = (
             operand(given, 0, head, kind),
             operand(given, 1, head, kind),
@@ -276,10 +279,10 @@ def _meet_job(kind: Any) -> Any:
     def meet(address: int, item: int) -> None:
         given = operands_at(address)
         options = operand(given, 5, 0, np.float64)[0]
-        normalise, mean_size_one, keep = options[_NORMALISE] != 0, options[_MEAN_SIZE_ONE] != 0, options[_KEEP] != 0
-        beta, gamma, everything, one = kind(options[_BETA]), kind(options[_GAMMA]), np.empty(0, np.bool_), kind(1)
+        normalise, mean_size_one, keep = options[NORMALISE] != 0, options[MEAN_SIZE_ONE] != 0, options[KEEP] != 0
+        beta, gamma, everything, one = kind(options[BETA]), kind(options[GAMMA]), np.empty(0, np.bool_), kind(1)
         length = operand(given, 0, 0, kind).shape[0]
-        head, begin, end = _part(item, int(options[_PARTS]), length)
+        head, begin, end = part_at(item, int(options[PARTS]), length)
         query, key, value = operand(given, 0, head, kind), operand(given, 1, head, kind), operand(given, 2, head, kind)
         factor, kept, output = (
             operand(given, 3, head, kind)[0, 0],

@@ -40,10 +40,10 @@ def _side_by_side(state: Array, query: Array, *others: Array) -> bool:
 
 
 @cache
-def _steps() -> Any:
-    from taylorshift_backends import _numpy_steps  # noqa: PLC0415
+def _steps(*, back: bool) -> Any:
+    from taylorshift_backends import _numpy_steps, _numpy_steps_back  # noqa: PLC0415
 
-    return _numpy_steps
+    return _numpy_steps_back if back else _numpy_steps
 
 
 def _compiles(length: int) -> bool:
@@ -57,13 +57,14 @@ def whole_step(name: str, *arrays: Array) -> Any:
     if (
         not (_compiles(length) or (COMPILED and name == "summarise" and length == 0))
         or tokens.dtype not in _KINDS
-        or (name == "meet" and not arrays[1].shape[-2])
+        or (name.startswith("meet") and not arrays[-1].shape[-2])
     ):
         return None
     if name == "scan" and not _side_by_side(*arrays):
         return None
-    step = getattr(_steps(), name)
-    return step if name == "scan" else AllAtOnce(step)
+    back = name.endswith("vjp")
+    step = getattr(_steps(back=back), name)
+    return step if back or name == "scan" else AllAtOnce(step)
 
 
 def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:

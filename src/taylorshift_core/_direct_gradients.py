@@ -29,6 +29,12 @@ def attend_vjp(
     the gradients it holds the prepared keys and values and theirs, O(key_length * (head_dim + value_dim)).
     """
     key, value, *mask = tokens
+    if causal is None and allowed is None:
+        step: Any = run.backend.whole_step("meet_vjp", *reading, scale, key, value)
+        if step is not None:
+            to_query, to_scale, *of_tokens = step(run, *reading, scale, *tokens)
+            to_key, to_value = (sum_to(run.xp, each, leading_of(*tokens)) for each in of_tokens)
+            return to_query, to_scale, to_key, to_value
     xp, prepared, kept = run.xp, prepare_all(run, key, value, mask[0] if mask else None), reading[1]
     shape = *kept.shape[:-2], key.shape[-2], prepared[0].shape[-1] + prepared[1].shape[-1]
     carry = xp.broadcast_to(zeros(xp, kept, (1,) * len(shape)), shape)

@@ -27,23 +27,27 @@ def read_vjp(run: Run, reading: Arrays, scale: Array, state: Array) -> tuple[Arr
 
     In one walk: both need the queries prepared, and the gradients to their sums.
     """
+    step: Any = run.backend.whole_step("read_vjp", *reading, scale, state)
+    if step is not None:
+        to_query, to_scale, to_state = step(run, *reading, scale, state)
+        return to_query, to_scale, to_state
     xp, rows = run.xp, state.shape[-2]
-
-    def step(
-        run: Run, carry: Array, query: Array, kept: Array, cotangent: Array, weighted: Array, scale: Array
-    ) -> tuple[Array, Arrays]:
-        units, x = units_of(run.backend, query, scale, run.weighting)
-        to_sums, to_count = divide_vjp(run, kept, cotangent, query.shape[-1])
-        to_read = run.xp.concat(weighted_vjp(run, x, to_sums, to_count), axis=to_sums.ndim - 2)
-        to_x = features_vjp(run, x, weighted, to_sums)
-        return carry + to_read, query_vjp(run.backend, query, units, scale, to_x, run.weighting)
-
     whole = apply_multiplicity(xp, state, reading[0].shape[-1] + 1), scale
     shape = *leading_of(*reading, *whole), rows + 1, state.shape[-1]
     carry = xp.broadcast_to(zeros(xp, state, (1,) * len(shape)), shape)
-    carry, outputs = run.backend.scan_sums(run, step, carry, reading, whole, run.plan.query_tile)
+    carry, outputs = run.backend.scan_sums(run, _read_tile_vjp, carry, reading, whole, run.plan.query_tile)
     to_state = readable_vjp(run, carry[..., :rows, :], carry[..., rows:, :], reading[0].shape[-1] + 1)
     return *outputs, to_state
+
+
+def _read_tile_vjp(
+    run: Run, carry: Array, query: Array, kept: Array, cotangent: Array, weighted: Array, scale: Array
+) -> tuple[Array, Arrays]:
+    units, x = units_of(run.backend, query, scale, run.weighting)
+    to_sums, to_count = divide_vjp(run, kept, cotangent, query.shape[-1])
+    to_read = run.xp.concat(weighted_vjp(run, x, to_sums, to_count), axis=to_sums.ndim - 2)
+    to_x = features_vjp(run, x, weighted, to_sums)
+    return carry + to_read, query_vjp(run.backend, query, units, scale, to_x, run.weighting)
 
 
 def query_of_read_vjp(run: Run, reading: Arrays, scale: Array, state: Array) -> tuple[Array, Array]:
@@ -78,15 +82,19 @@ def summarise_vjp(run: Run, tokens: Arrays, state: Array) -> tuple[Array, Array]
 
     `tokens` is (key, value) or (key, value, mask).
     """
-
-    def step(run: Run, key: Array, value: Array, *rest: Array) -> tuple[Array, Array]:
-        mask, state = rest if len(rest) > 1 else (None, rest[0])
-        x, values = prepare_key(run.backend, key, mask, run.weighting), prepare_value(run.backend, value, mask)
-        to_x, to_values = state_of_vjp(run, x, values, state)
-        return key_vjp(run.backend, key, mask, x, to_x, run.weighting), value_vjp(run.backend, mask, to_values)
-
-    to_key, to_value = run.backend.map_tiles(run, step, tokens, (state,), run.plan.key_tile)
+    step: Any = run.backend.whole_step("summarise_vjp", *tokens, state)
+    if step is not None:
+        to_key, to_value = step(run, *tokens, state)
+        return to_key, to_value
+    to_key, to_value = run.backend.map_tiles(run, _summarise_tile_vjp, tokens, (state,), run.plan.key_tile)
     return to_key, to_value
+
+
+def _summarise_tile_vjp(run: Run, key: Array, value: Array, *rest: Array) -> tuple[Array, Array]:
+    mask, state = rest if len(rest) > 1 else (None, rest[0])
+    x, values = prepare_key(run.backend, key, mask, run.weighting), prepare_value(run.backend, value, mask)
+    to_x, to_values = state_of_vjp(run, x, values, state)
+    return key_vjp(run.backend, key, mask, x, to_x, run.weighting), value_vjp(run.backend, mask, to_values)
 
 
 def weighted_vjp(run: Run, x: Array, to_sums: Array, to_count: Array) -> tuple[Array, Array]:

@@ -10,7 +10,11 @@ A tile comes prepared, and what stands around its products is the core's. An ada
 * "read": ``(run, query, state, scale) -> (output,)``, what `_efficient.attend` maps over queries;
 * "scan": ``(run, state, query, key, value[, mask], scale) -> (state, (output,))``, causal attention in the efficient form,
   walked along the tokens; it is asked with the state first;
-* "meet": ``(run, query, key, value, scale[, mask]) -> (output,)``, the direct form, mapped over queries.
+* "meet": ``(run, query, key, value, scale[, mask]) -> (output,)``, the direct form, mapped over queries;
+* "read_vjp": ``(run, query, kept, cotangent, scale, state) -> (to_query, to_scale, to_state)``, and
+  "summarise_vjp": ``(run, key, value[, mask], to_state) -> (to_key, to_value)``, see `_efficient_gradients`;
+* "meet_vjp": ``(run, query, kept, cotangent, scale, key, value[, mask]) -> (to_query, to_scale, to_key, to_value)``, see
+  `_direct_gradients`. These three take all tokens at once, and answer with all the leading axes that they broadcast to.
 """
 
 from __future__ import annotations

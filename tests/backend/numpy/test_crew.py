@@ -130,8 +130,8 @@ def test_parts_of_heads(
     library: Library, monkeypatch: pytest.MonkeyPatch, heads: int, kv_heads: int, threads: int, form: str
 ) -> None:
     """However many threads there are, and however a head is parted among them."""
-    for name in ("_SHORTEST_PART", "_SHORTEST_SUM"):
+    for name in ("SHORTEST_PART", "SHORTEST_SUM"):
         monkeypatch.setattr(_numpy_steps, name, 32)
-    monkeypatch.setattr(_numpy_steps, "_threads", lambda _work: threads)
+    monkeypatch.setattr(_numpy_steps, "threads_for", lambda _work: threads)
     problem = Problem(1000, 1203, 8, 5, heads=heads, kv_heads=kv_heads, key_mask="batch, heads", normalise_output=True)
     assert_attention(library, "float64", problem, form)

@@ -9,7 +9,7 @@ import pytest
 from compare import assert_attention
 from problems import Problem
 
-from taylorshift_backends import _numpy_compiled, _numpy_steps, _numpy_tiles
+from taylorshift_backends import _numpy_compiled, _numpy_steps, _numpy_steps_back, _numpy_tiles
 from taylorshift_backends._numpy_jit import compiled as compiled_function
 from taylorshift_core import attention, attention_vjp, summarise
 
@@ -56,6 +56,61 @@ def test_compiled_code_runs(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     x = np.ones((1, 256, 4), dtype=np.float32)
     attention(x, x, x, form=form)
     assert set(called) == ({"meet"} if form == "direct" else {"summarise", "read"})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_gradients_run(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Gradients where every query sees all keys are whole steps."""
+    called = _counted(monkeypatch, _numpy_steps_back, "read_vjp", "summarise_vjp", "meet_vjp")
+    x = np.ones((1, 256, 4), dtype=np.float32)
+    output, pullback = attention_vjp(x, x, x, form=form)
+    pullback(output)
+    assert set(called) == ({"meet_vjp"} if form == "direct" else {"read_vjp", "summarise_vjp"})
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("head_dim", "value_dim", "lengths"),
+    [(1, 1, (33, 500)), (5, 20, (300, 193)), (16, 16, (192, 384)), (33, 3, (500, 40))],
+)
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("threads", [1, 20])  # of 20, several share a head
+def test_gradients_past_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    head_dim: int,
+    value_dim: int,
+    lengths: tuple[int, int],
+    normalise: bool,
+    form: str,
+) -> None:
+    """Against differences in float64 along one direction, with groups, a mask over what is no number, and a row of zeros."""
+    for name in ("SHORTEST_PART", "SHORTEST_SUM"):
+        monkeypatch.setattr(_numpy_steps_back, name, 32)
+    monkeypatch.setattr(_numpy_steps_back, "threads_for", lambda _work: threads)
+    rng, (queries, keys) = np.random.default_rng(0), lengths
+    sizes = (4, queries, head_dim), (2, keys, head_dim), (2, keys, value_dim)
+    at, by = ([rng.standard_normal((2, *size)) for size in sizes] for _ in range(2))
+    at = [x + np.copysign(0.5, x) for x in at]  # no row is so short that its direction turns within a step
+    mask = rng.random((2, keys)) > 0.3
+    at[0][:, :, 7] = by[0][:, :, 7] = 0
+    hidden = [np.where(mask[:, None, :, None], x, np.nan) for x in at[1:]]
+    options = {"form": form, "key_mask": mask, "normalise": normalise, "normalise_output": True}
+    scale, cotangent = np.asarray(0.7), rng.standard_normal((2, 4, queries, value_dim))
+
+    def loss(step: float) -> float:
+        moved = [x + step * change for x, change in zip(at, by, strict=True)]
+        return float(np.sum(attention(*moved, scale=scale + step, **options) * cotangent))
+
+    found = attention_vjp(at[0], *hidden, scale=scale, **options)[1](cotangent)
+    along = sum(float(np.sum(x * change)) for x, change in zip(found[:3], by, strict=True)) + float(found.scale)
+    h = 1e-3  # Richardson: what is left is of order h**4
+    differences = [(loss(step) - loss(-step)) / (2 * step) for step in (h, h / 2)]
+    expected = (4 * differences[1] - differences[0]) / 3
+    assert abs(along - expected) <= 1e-8 * sum(float(np.sum(np.abs(x * y))) for x, y in zip(found[:3], by, strict=True))
+    assert not np.any(np.swapaxes(found.key, 1, 2)[~mask])
+    assert not np.any(np.swapaxes(found.value, 1, 2)[~mask])
+    assert not normalise or not np.any(found.query[:, :, 7])
 
 
 @pytest.mark.parametrize("form", FORMS)
