@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from taylorshift_backends import _numpy_kernels as kernels
-from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_jit import compiled, compiled_in_any_order
 from taylorshift_backends._numpy_kernels import ALONG, PANEL, READERS
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_panels import panel_at
@@ -134,9 +134,22 @@ def read_features(
 @compiled
 def quadratic_form(moments: Array, width: int, form: Array) -> None:
     """Write moments, a vector a feature, times their multiplicity."""
-    lanes, offsets = form.shape[0] and moments.shape[0] // form.shape[0], width // 2 + 1
-    for place in range(form.shape[0]):
-        form[place] = moments[place * lanes : (place + 1) * lanes].sum() * (2 if place % offsets else 1)
+    form[:] = 0
+    add_lanes(moments, form.shape[0], form)
+    squares = form[:: width // 2 + 1]
+    form *= 2
+    squares /= 2
+
+
+@compiled_in_any_order
+def add_lanes(vectors: Array, n: int, sums: Array) -> None:
+    """Add the lanes of each of so many vectors to a number each."""
+    lanes = BYTES // vectors.itemsize
+    for i in range(n):
+        total = sums[i]
+        for lane in range(lanes):
+            total += vectors[i * lanes + lane]
+        sums[i] = total
 
 
 @compiled

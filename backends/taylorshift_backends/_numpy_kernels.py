@@ -82,12 +82,20 @@ def transpose(v: Vectors, rows: _Pointer, columns: _Pointer, step: _Number, apar
 
 
 @kernel
-def copy(v: Vectors, source: _Pointer, panel: _Pointer, step: _Number, columns: _Number, n: _Number) -> None:
-    """Write `n` rows of so many vectors, `step` apart, to a panel."""
+def copy(
+    v: Vectors,
+    source: _Pointer,
+    target: _Pointer,
+    step: _Number,
+    stride: _Number,
+    columns: _Number,
+    n: _Number,
+) -> None:
+    """Write `n` rows of so many vectors, `step` apart, to rows `stride` apart."""
 
     def of_panel(columns: int) -> None:
         def body(row: Any, _: list[Any]) -> list[Any]:
-            here, there = v.at(source, v.times(row, step)), v.at(panel, row, columns * v.lanes)
+            here, there = v.at(source, v.times(row, step)), v.at(target, v.times(row, stride))
             for column in range(columns):
                 v.store(v.load(here, column), there, column)
             return []
@@ -240,5 +248,30 @@ def weigh(v: Vectors, scores: _Pointer, values: _Pointer, sums: _Pointer, panel:
         block = v.block(n, lambda key, query: v.at(v.at(scores, query * TOKENS), key), rows, ROWS, columns)
         for place, total in enumerate(each for row in block for each in row):
             v.add_to(sums, place, total)
+
+    v.cases(panel, range(1, PANEL + 1), of_panel)
+
+
+@kernel
+def add_totals(
+    v: Vectors, sums: _Pointer, values: _Pointer, before: _Pointer, after: _Pointer, factors: _Pointer, shares: _Pointer,
+    panel: _Number, n: _Number,
+) -> None:  # fmt: skip
+    """Multiply the sums of `n` tokens by a factor each, and add the totals of values up to each times a share each."""
+
+    def of_panel(columns: int) -> None:
+        start = [v.load(before, column) for column in range(columns)]
+
+        def body(token: Any, own: list[Any]) -> list[Any]:
+            here, value = (v.at(each, token, columns * v.lanes) for each in (sums, values))
+            factor, share = (v.spread(v.at(each, token)) for each in (factors, shares))
+            own = [v.total(each, v.load(value, column)) for column, each in enumerate(own)]
+            for column, each in enumerate(own):
+                total = v.product(v.total(start[column], each), share)
+                v.store(v.add_product(v.load(here, column), factor, total), here, column)
+            return own
+
+        for column, each in enumerate(v.loop(n, [v.zero()] * columns, body)):
+            v.store(v.total(start[column], each), after, column)
 
     v.cases(panel, range(1, PANEL + 1), of_panel)

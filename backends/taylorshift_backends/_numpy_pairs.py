@@ -55,30 +55,33 @@ def add_scores(
 @compiled
 def add_triangle(
     near: Array, far: Array, counts: Array, panels: Array, tokens: int, width: int, columns: int, finite: bool,
-    scores: Array, spare: Array, sums: Array, last: Array,
+    scores: Array, sums: Array, totals: Array,
 ) -> None:  # fmt: skip
-    """Add the squared scores of two tiles, where the key is not behind the query, times panels of values to sums.
+    """Do what `add_scores` does for a tile of queries and its own keys, of which those behind a query are not seen.
 
-    Those times counts are added to `last`, one number a token; `spare` is memory for a vector a token. Values that are not
-    all `finite` must not meet the zeros that stand for scores of keys behind the query.
+    Values that are not all `finite` must not meet the zeros that stand for scores of keys behind the query.
     """
     lanes = BYTES // near.itemsize
-    for query in range(0, tokens, _TOGETHER):
-        keys = min(tokens, query + _TOGETHER)
-        _make_scores(near, far, counts, query, keys, width, scores, spare)
-        for some in range(min(_TOGETHER, tokens - query)):
-            row = scores[some * TOKENS : some * TOKENS + keys]
-            row[query + some + 1 :] = 0
-            last[query + some] += _sum_of_products(row, counts)
+    span, unseen = SPAN * lanes, memory(NARROW * lanes, near)
+    for query in range(0, tokens, ROWS):
+        keys, edge = min(tokens, query + ROWS), query // span * span
+        for some in range(0, ROWS, NARROW):
+            first, into = (query + some) * lanes, some * TOKENS
+            for key in range(0, edge, span):
+                _score(near, query + some, far, key, counts, key, scores, into + key, totals, first, width)
+            for key in range(edge, keys, span):
+                _score(near, query + some, far, key, counts, key, scores, into + key, unseen, 0, width)
+        for some in range(min(ROWS, tokens - query)):
+            row, seen = scores[some * TOKENS : some * TOKENS + keys], query + some + 1
+            row[seen:] = 0
+            totals[(query + some) * lanes] += _sum_of_products(row[edge:seen], counts[edge:seen])
         for at in range(0, columns, PANEL * lanes):
             vectors, _ = panel_at(at, columns, near)
-            for some in range(0, _TOGETHER, ROWS):
-                into = at * TOKENS + (query + some) * vectors * lanes
-                if finite:
-                    _weigh(scores, some * TOKENS, panels, at * TOKENS, sums, into, vectors, keys)
-                else:
-                    first = query + some + 1
-                    _weigh_row_by_row(scores[some * TOKENS :], panels[at * TOKENS :], first, keys, vectors, sums[into:])
+            into = at * TOKENS + query * vectors * lanes
+            if finite:
+                _weigh(scores, 0, panels, at * TOKENS, sums, into, vectors, keys)
+            else:
+                _weigh_row_by_row(scores, panels[at * TOKENS :], query + 1, keys, vectors, sums[into:])
 
 
 @compiled

@@ -7,13 +7,12 @@ ones beside the values, whose sums are second moments and which is read by a qua
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from taylorshift_backends import _numpy_kernels as kernels
-from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_jit import compiled, compiled_in_any_order
 from taylorshift_backends._numpy_kernels import PANEL
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_vectors import BYTES
@@ -81,7 +80,7 @@ def take_columns(values: Array, kept: Array, first: int, tokens: int, columns: i
         vectors, n = panel_at(at, columns, values)
         width, panel = vectors * lanes, panels[at * TOKENS :]
         if n == width:
-            _copy(flat, first * step + at, panels, at * TOKENS, step, vectors, tokens)
+            _copy(flat, first * step + at, panels, at * TOKENS, step, width, vectors, tokens)
         else:
             for token in range(tokens):
                 for column in range(n):
@@ -98,45 +97,34 @@ def give_columns(panels: Array, first: int, tokens: int, columns: int, sums: Arr
     lanes = BYTES // sums.itemsize
     for at in range(0, columns, PANEL * lanes):
         vectors, n = panel_at(at, columns, sums)
-        width, panel = vectors * lanes, panels[at * TOKENS :]
-        for token in range(tokens):
-            row, place = sums[first + token], token * width
-            for column in range(n):
-                row[at + column] = panel[place + column]
+        width, start = vectors * lanes, at * TOKENS
+        if n == width:
+            _copy(panels, start, sums, first * sums.shape[1] + at, width, sums.shape[1], vectors, tokens)
+        else:
+            for token in range(tokens):
+                row, place = sums[first + token], start + token * width
+                for column in range(n):
+                    row[at + column] = panels[place + column]
 
 
 @compiled
-def all_finite(values: Array, kept: Array, first: int, tokens: int) -> bool:
-    """Tell whether the values of all tokens that are kept are finite."""
-    for token in range(first, first + tokens):
-        if not kept.shape[0] or kept[token]:
-            for column in range(values.shape[1]):
-                if not math.isfinite(values[token, column]):
-                    return False
+def all_finite(panels: Array, tokens: int, columns: int) -> bool:
+    """Tell whether all that panels hold of so many tokens is finite."""
+    lanes = BYTES // panels.itemsize
+    for at in range(0, columns, PANEL * lanes):
+        vectors, _ = panel_at(at, columns, panels)
+        if _zeros_of(panels[at * TOKENS : at * TOKENS + tokens * vectors * lanes]) != 0:
+            return False
     return True
 
 
-@compiled
-def divide_row(
-    panels: Array, token: int, total: float, totals: Array, gamma: float, size: float, keep: bool, output: Array
-) -> None:
-    """Write the sums of a token of a tile over their normaliser, both with `gamma` times totals, times `size`.
-
-    `total` is the last of the sums, see `taylorshift_core._divide`. With `keep`, one over the normaliser follows, and what
-    the output has columns for beyond it is the last of the totals.
-    """
-    lanes, columns = BYTES // output.itemsize, totals.shape[0] - 1
-    normaliser = total + gamma * totals[columns]
-    inverse = 1 / normaliser if normaliser != 0 else output.dtype.type(1)
-    factor = inverse * size
-    for at in range(0, columns, PANEL * lanes):
-        vectors, n = panel_at(at, columns, output)
-        place = at * TOKENS + token * vectors * lanes
-        for column in range(n):
-            output[at + column] = (panels[place + column] + gamma * totals[at + column]) * factor
-    if keep:
-        output[columns] = inverse if normaliser != 0 else 0
-        output[columns + 1 :] = totals[columns]
+@compiled_in_any_order
+def _zeros_of(numbers: Array) -> float:
+    """Return the sum of zero times each number, which is not zero where one is not finite."""
+    total = zero = numbers.dtype.type(0)
+    for i in range(numbers.shape[0]):
+        total += numbers[i] * zero
+    return total
 
 
 @compiled

@@ -12,30 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taylorshift_backends._numpy_compiled import leading_of, matrices
+from taylorshift_backends._numpy_compiled import leading_of
 from taylorshift_backends._numpy_crew import operand, operands_at
 from taylorshift_backends._numpy_features import (
     add_features,
-    give_row,
     give_state,
     n_rows,
-    quadratic_form,
     read_features,
-    scale_squares,
     take_readable,
-    take_state,
 )
 from taylorshift_backends._numpy_jit import compiled, job
 from taylorshift_backends._numpy_options import TOKENS
-from taylorshift_backends._numpy_pairs import add_scores, add_triangle, scores_memory
+from taylorshift_backends._numpy_pairs import add_scores, scores_memory
 from taylorshift_backends._numpy_panels import (
-    all_finite,
     divide,
-    divide_row,
     factors_of,
     memory,
     n_vectors,
-    of_head,
     panels_memory,
     take_columns,
     zeros,
@@ -49,7 +42,6 @@ if TYPE_CHECKING:
     from taylorshift_core import Run
 
 Array = Any
-_WIDE = 40  # rows of a tile: from here on a chunk's scores are few beside the features, and chunks are longer
 _WORTH_A_THREAD = 400_000  # multiplications: below it, a thread is not waited for
 _ITEMS = 4  # of a job for each thread, where there are too few heads: a thread may come late
 SHORTEST_PART = 512  # tokens of an item that are worth its beginning
@@ -76,7 +68,7 @@ def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> 
 def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
     """Return the outputs of queries over the keys in a state."""
     leading, length = leading_of(query, state, scale), query.shape[-2]
-    heads, n_columns = math.prod(leading), _n_columns(run, state.shape[-1] - 1)
+    heads, n_columns = math.prod(leading), n_columns_of(run, state.shape[-1] - 1)
     threads = threads_for(heads * length * math.prod(state.shape[-2:]))
     parts = parts_for(heads, length, threads, SHORTEST_PART)
     output = np.empty((*leading, length, n_columns), query.dtype)
@@ -91,7 +83,7 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
     """Return the outputs of queries over all keys."""
     operands = (query, key, value, scale) if mask is None else (query, key, value, scale, mask)
     leading, length = leading_of(*operands), query.shape[-2]
-    heads, n_columns = math.prod(leading), _n_columns(run, value.shape[-1])
+    heads, n_columns = math.prod(leading), n_columns_of(run, value.shape[-1])
     threads = threads_for(heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
     parts = max(parts_for(heads, length, threads, SHORTEST_PART), -(-length // run.plan.query_tile))
     output = np.empty((*leading, length, n_columns), query.dtype)
@@ -100,29 +92,6 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
         output.reshape((heads, length, n_columns)),
     )  # fmt: skip
     return (output,)
-
-
-def scan(run: Run, carry: Array, query: Array, key: Array, value: Array, *rest: Array) -> tuple[Array, tuple[Array]]:
-    """Return the state behind a tile of tokens, and the outputs of its queries over the keys before them and their own."""
-    mask, scale = rest if len(rest) > 1 else (None, rest[0])
-    leading, heads, columns = carry.shape[:-2], math.prod(carry.shape[:-2]), _n_columns(run, value.shape[-1])
-    groups = math.prod(query.shape[:-2]) // max(heads, 1)
-    state, output = np.empty(carry.shape, carry.dtype), np.empty((*query.shape[:-1], columns), query.dtype)
-    _scan(
-        matrices(carry, leading),
-        np.ascontiguousarray(query).reshape((heads, groups, *query.shape[-2:])),
-        *(matrices(each, leading) for each in (key, value, kept_of(mask))),
-        np.ascontiguousarray(np.broadcast_to(scale[..., 0, 0], query.shape[:-2])).reshape((heads, groups)),
-        *_scan_options(run),
-        state.reshape((heads, *state.shape[-2:])),
-        output.reshape((heads, groups, *output.shape[-2:])),
-    )
-    return state, (output,)
-
-
-def _scan_options(run: Run) -> tuple[float, float, bool, bool, bool]:
-    weighting = run.weighting
-    return float(weighting.beta), float(weighting.gamma), weighting.normalise, run.mean_size_one, run.keep
 
 
 def threads_for(work: int) -> int:
@@ -169,7 +138,7 @@ def kept_of(mask: Array | None) -> Array:
     return _EVERYTHING if mask is None else np.swapaxes(mask, -1, -2)
 
 
-def _n_columns(run: Run, value_dim: int) -> int:
+def n_columns_of(run: Run, value_dim: int) -> int:
     return value_dim + run.keep + (run.keep and run.mean_size_one)
 
 
@@ -187,13 +156,13 @@ def part_at(item: int, parts: int, length: int) -> tuple[int, int, int]:
 
 
 @compiled
-def _size(count: float, head_dim: int, mean_size_one: bool) -> float:
+def size_of(count: float, head_dim: int, mean_size_one: bool) -> float:
     """Return the factor of outputs of mean size one; with no key attended any will do."""
     return math.sqrt((count if count != 0 else 1) / head_dim) if mean_size_one else 1.0
 
 
 @compiled
-def _count(kept: Array, first: int, tokens: int, counts: Array) -> None:
+def count(kept: Array, first: int, tokens: int, counts: Array) -> None:
     """Write 1 for each token that is kept, 0 for the others of the tile."""
     counts[:tokens] = 1
     if kept.shape[0]:
@@ -223,7 +192,7 @@ def _summarise_job(kind: Any) -> Any:
         for first in range(begin, end, TOKENS):
             tokens = min(TOKENS, end - first)
             prepare(key, kept, first, tokens, one, one, options[NORMALISE] != 0, tile, True)
-            _count(kept, first, tokens, counts)
+            count(kept, first, tokens, counts)
             take_columns(value, kept, first, tokens, columns, panels)
             add_features(tile, counts, panels, tokens, width, columns, sums, moments)
         give_state(sums, moments, width, operand(given, 4, item, kind))
@@ -257,7 +226,7 @@ def _read_job(kind: Any) -> Any:
         )
         state, form = zeros(width * offsets * padded, query), zeros(width * offsets, query)
         factors, shift = memory(TOKENS, query), memory(columns, query)
-        size = kind(_size(total[columns], dim, mean_size_one))
+        size = kind(size_of(total[columns], dim, mean_size_one))
         take_readable(weighted, width, state, form)
         for first in range(begin, end, TOKENS):
             tokens = min(TOKENS, end - first)
@@ -317,7 +286,7 @@ def _meet_job(kind: Any) -> Any:
         for first in range(0, n_keys, TOKENS):
             tokens = min(TOKENS, n_keys - first)
             prepare(key, kept, first, tokens, one, one, normalise, far, False)
-            _count(kept, first, tokens, counts)
+            count(kept, first, tokens, counts)
             take_columns(value, kept, first, tokens, columns, panels)
             _add_totals(value, kept, first, tokens, totals)
             for tile in range(n_tiles):
@@ -326,7 +295,7 @@ def _meet_job(kind: Any) -> Any:
                     near[tile * of_tile :], far, counts, panels, min(TOKENS, end - begin - start), tokens, width, columns,
                     scores, sums[start * padded :], normalisers[start * lanes :],
                 )  # fmt: skip
-        size = kind(_size(totals[columns], dim, mean_size_one))
+        size = kind(size_of(totals[columns], dim, mean_size_one))
         for tile in range(n_tiles):
             start, tokens = tile * TOKENS, min(TOKENS, end - begin - tile * TOKENS)
             for row in range(tokens):
@@ -336,57 +305,6 @@ def _meet_job(kind: Any) -> Any:
             divide(sums[start * padded :], totals, gamma, factors, begin + start, tokens, output, shift)
 
     return meet
-
-
-@compiled
-def _scan(
-    carry: Array, query: Array, key: Array, value: Array, kept: Array, scale: Array, beta: float, gamma: float,
-    normalise: bool, mean_size_one: bool, keep: bool, state: Array, output: Array,
-) -> None:  # fmt: skip
-    """Walk along keys and values, (heads, tokens, dim), and the queries, (heads, groups, tokens, head_dim), that share them.
-
-    What a chunk sees of earlier keys is read from the sums so far; inside it scores are made, half of them for nothing.
-    """
-    heads, groups, length, dim = query.shape
-    width, columns, kind, one = dim + 1, value.shape[2], query.dtype.type, query.dtype.type(1)
-    lanes, rows, chunk = BYTES // key.itemsize, width * (width // 2 + 1), TOKENS // 2 if width < _WIDE else TOKENS
-    padded = n_vectors(columns, key) * lanes
-    near, far = zeros(n_rows(width) * TOKENS, key), zeros(n_rows(width) * TOKENS, key)
-    counts, panels, scores = zeros(TOKENS, key), zeros(TOKENS * padded, key), scores_memory(key)
-    sums, moments, form = zeros(rows * padded, key), zeros(rows * lanes, key), zeros(rows, key)
-    before, totals = np.empty(columns + 1, key.dtype), np.empty(columns + 1, key.dtype)
-    found, last, spare = zeros(TOKENS * padded, key), zeros(TOKENS, key), zeros(TOKENS * lanes, key)
-    beta, gamma, half, two, everything = kind(beta), kind(gamma), kind(0.5), kind(2), np.empty(0, np.bool_)
-    for head in range(heads):
-        own = of_head(kept, head)[0]
-        take_state(carry[head], width, sums, form)
-        moments[:] = 0
-        moments[::lanes] = form
-        for first in range(0, length, chunk):
-            tokens = min(chunk, length - first)
-            prepare(key[head], own, first, tokens, one, one, normalise, far, True)
-            _count(own, first, tokens, counts)
-            take_columns(value[head], own, first, tokens, columns, panels)
-            quadratic_form(moments, width, form)
-            finite = all_finite(value[head], own, first, tokens)
-            give_row(sums, moments, width, width - 1, 0, before)  # the feature 1 * 1: plain sums of [value, 1]
-            scale_squares(sums, width, columns, half)
-            for group in range(groups):
-                factor, outputs = scale[head, group], output[head, group]
-                prepare(query[head, group], everything, first, tokens, factor, beta, normalise, near, True)
-                read_features(near, sums, form, tokens, width, columns, found, last)
-                found *= two
-                add_triangle(
-                    near, far, counts, panels, tokens, width, columns, finite, scores, spare, found, last
-                )  # fmt: skip
-                totals[:] = before
-                for token in range(tokens):
-                    _add_totals(value[head], own, first + token, 1, totals)
-                    size = kind(_size(totals[columns], dim, mean_size_one))
-                    divide_row(found, token, last[token], totals, gamma, size, keep, outputs[first + token])
-            scale_squares(sums, width, columns, two)
-            add_features(far, counts, panels, tokens, width, columns, sums, moments)
-        give_state(sums, moments, width, state[head])
 
 
 @compiled

@@ -33,10 +33,11 @@ def _compiled() -> Any:
     return _numpy_compiled
 
 
-def _side_by_side(state: Array, query: Array, *others: Array) -> bool:
-    """Tell whether keys, values, mask and state have the same leading axes, and queries no others than a group axis."""
+def _side_by_side(state: Array, query: Array, key: Array, value: Array, *masks: Array) -> bool:
+    """Tell whether keys, values and state have the same leading axes, queries no others than a group axis, a mask no more."""
     leading = state.shape[:-2]
-    return query.shape[:-2][:-1] == leading[:-1] and all(each.shape[:-2] == leading for each in others)
+    alike = query.shape[:-2][:-1] == leading[:-1] and key.shape[:-2] == value.shape[:-2] == leading
+    return alike and all(n in (1, all_) for mask in masks for n, all_ in zip(mask.shape, leading, strict=False))
 
 
 @cache
@@ -44,6 +45,13 @@ def _steps(*, back: bool) -> Any:
     from taylorshift_backends import _numpy_steps, _numpy_steps_back  # noqa: PLC0415
 
     return _numpy_steps_back if back else _numpy_steps
+
+
+@cache
+def _walk() -> Any:
+    from taylorshift_backends import _numpy_walk  # noqa: PLC0415
+
+    return _numpy_walk
 
 
 def _compiles(length: int) -> bool:
@@ -60,11 +68,11 @@ def whole_step(name: str, *arrays: Array) -> Any:
         or (name.startswith("meet") and not arrays[-1].shape[-2])
     ):
         return None
-    if name == "scan" and not _side_by_side(*arrays):
-        return None
+    if name == "scan":
+        return _walk().scan if _side_by_side(*arrays) else None
     back = name.endswith("vjp")
     step = getattr(_steps(back=back), name)
-    return step if back or name == "scan" else AllAtOnce(step)
+    return step if back else AllAtOnce(step)
 
 
 def augment(backend: Backend, tokens: Array, scale: Array | None, last: float, *, normalise: bool) -> Array:

@@ -121,6 +121,10 @@ def attend_direct(
 ) -> Array:
     """Return the outputs of grouped queries over earlier keys, and over those of a `past` state, in the direct form."""
     prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
+    if not past and end == query.shape[-2]:
+        output = _walk_alone(run, causal, query, (key, value) if mask is None else (key, value, mask), scale)
+        if output is not None:
+            return output
     keys, values = _direct.prepare_all(run, key, value, mask)
 
     def step(
@@ -165,10 +169,16 @@ def attend_efficient(
     mask: Array | None,
     scale: Array,
     past: Array | None,
-) -> tuple[Array, Array]:
-    """Return the outputs of grouped queries over earlier keys and a past state, and the state behind all keys."""
+    *,
+    with_state: bool,
+) -> tuple[Array, Array | None]:
+    """Return the outputs of grouped queries over earlier keys and a past state, and the state behind all keys if wanted."""
     tokens = (key, value) if mask is None else (key, value, mask)
     prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
+    if past is None and not with_state and end == query.shape[-2]:
+        output = _walk_alone(run, causal, query, tokens, scale)
+        if output is not None:
+            return output, None
 
     def summed(state: Array | None, first: int, stop: int) -> Array:
         if state is not None and first == stop:
@@ -190,9 +200,19 @@ def attend_efficient(
         outputs += parts
     seen = summed(state, end, last)
     outputs += seeing(end, query.shape[-2], seen)
-    return _join(run, outputs) if outputs else _efficient.attend(run, query, seen, scale), summed(
-        seen, last, key.shape[-2]
-    )
+    output = _join(run, outputs) if outputs else _efficient.attend(run, query, seen, scale)
+    return output, summed(seen, last, key.shape[-2]) if with_state else None
+
+
+def _walk_alone(run: Run, causal: Causal, query: Array, tokens: Arrays, scale: Array) -> Array | None:
+    """Return the outputs of queries no more than the keys, which no state precedes or follows, in one compiled step."""
+    prefix, end, _ = causal.parts(query.shape[-2], tokens[0].shape[-2])
+    nothing, tiled = tokens[0][..., :0, :0], (query, *cut(tokens, 0, end))
+    step = None if prefix or causal.block > 1 else run.backend.whole_step("scan", nothing, *tiled)
+    if step is None:
+        return None
+    _, (output,) = step(run, nothing, *tiled, scale)
+    return output
 
 
 def _scan(run: Run, causal: Causal, state: Array, tiled: Arrays, scale: Array) -> tuple[Array, list[Array]]:
@@ -200,7 +220,8 @@ def _scan(run: Run, causal: Causal, state: Array, tiled: Arrays, scale: Array) -
     length, tile = tiled[0].shape[-2], run.plan.key_tile
     whole_step = run.backend.whole_step("scan", state, *tiled) if causal.block == 1 else None
     if whole_step is not None:
-        return _walk(run, whole_step, state, tiled, scale, tile)
+        state, outputs = whole_step(run, state, *tiled, scale)
+        return state, [*outputs]
     if causal.block >= state.shape[-2]:  # a block is long enough to have a state of its own
         return _walk(run, _attend_block, state, tiled, scale, causal.block)
     if run.backend.traced:  # lengths may be symbols, and a loop compiles once: a chunk at a time

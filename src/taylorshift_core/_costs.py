@@ -11,15 +11,17 @@ from math import ceil, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from taylorshift_core.features import n_features, n_offsets
+from taylorshift_core.walk import plan_walk
 
 if TYPE_CHECKING:
     from taylorshift_core._checks import Problem
+    from taylorshift_core.walk import Walk
 
 
 class Tiling(NamedTuple):
     """Tokens taken at once, offsets of the feature map built at once, and heads that share a tile.
 
-    Causal attention goes by chunks of `chunk` tokens.
+    Causal attention goes by chunks of `chunk` tokens; where steps are whole, in one walk, `at_once` tokens at a time.
     """
 
     query_tile: int
@@ -27,6 +29,7 @@ class Tiling(NamedTuple):
     offsets: int
     batch: int
     chunk: int
+    at_once: int | None = None
 
 
 def offsets_at_once(offsets: int, longest: int, tokens: int) -> int:
@@ -125,7 +128,10 @@ def work_of(form: str, problem: Problem, tiling: Tiling) -> Work:
 
 def _direct(problem: Problem, sizes: _Sizes, tiling: Tiling) -> Work:
     """Return the work of all pairs, of reading a past state, and of the state behind all keys if that is wanted."""
-    if problem.visible == "all":
+    walk = None if problem.past else walk_of("direct", problem, tiling.at_once)
+    if walk is not None:
+        pairs = _walk(walk, sizes, tiling)
+    elif problem.visible == "all":
         pairs = _meet(sizes, tiling, sizes.queries, sizes.keys)
     elif problem.visible == "dense":
         pairs = _meet_masked(sizes, tiling, sizes.queries, sizes.keys)
@@ -150,6 +156,13 @@ def _direct_causal(sizes: _Sizes, tiling: Tiling) -> Work:
 
 def _efficient(problem: Problem, sizes: _Sizes, tiling: Tiling) -> Work:
     """Return the work of building one state a key head, and of reading it; causal attention has one for each chunk."""
+    walk = walk_of("efficient", problem, tiling.at_once)
+    if walk is not None:
+        beyond = sizes.keys - sizes.queries if problem.with_state else 0  # keys that no query sees
+        in_and_out = Work(states=_state(sizes) * (problem.past + problem.with_state))
+        return (
+            _walk(walk, sizes, tiling) + _features(sizes, tiling, sizes.kv_heads, beyond, tiling.key_tile) + in_and_out
+        )
     total = _build(sizes, tiling, sizes.keys) + _read(sizes, tiling, sizes.queries)
     own = min(sizes.queries, sizes.keys)
     if problem.visible != "causal" or not own:
@@ -157,6 +170,27 @@ def _efficient(problem: Problem, sizes: _Sizes, tiling: Tiling) -> Work:
     chunks = ceil(own / tiling.chunk)
     total += _meet_masked(sizes, tiling, own, own / chunks)
     return total + Work(states=3 * _state(sizes) * chunks)
+
+
+def walk_of(form: str, problem: Problem, at_once: int | None) -> Walk | None:
+    """Return the walk that causal attention is, or None: steps are not whole, or there are more queries than keys."""
+    queries, keys = problem.query_length or 0, problem.key_length or 0
+    if at_once is None or problem.visible != "causal" or not 0 < queries <= keys:
+        return None
+    past, with_state = (form == "efficient" and each for each in (problem.past, problem.past or problem.with_state))
+    sizes = queries, problem.head_dim + 1, problem.value_dim + 1, at_once
+    return plan_walk(*sizes, form=form, past=past, with_state=with_state)
+
+
+def _walk(walk: Walk, sizes: _Sizes, tiling: Tiling) -> Work:
+    scores, triangles = sizes.heads * walk.scores, sizes.heads * walk.triangles
+    features = (sizes.heads * walk.reads + sizes.kv_heads * walk.sums) * n_features(sizes.width)
+    return Work(
+        products=scores * (sizes.width + sizes.columns) + features * sizes.columns,
+        entries=scores - triangles + features,
+        masked=triangles,
+        steps=_tiles(walk.length, max(tiling.query_tile, walk.length), sizes.heads, tiling),
+    )
 
 
 def _meet(sizes: _Sizes, tiling: Tiling, queries: float, keys: float) -> Work:

@@ -90,7 +90,7 @@ class Evaluation:
             return cast("Arrays", self._elsewhere("attend", operands))
         with self.run.backend.scope(operands.query):
             inputs = self._group(operands)
-            return self._results(inputs, *_forms.attend(self.run, inputs))
+            return self._results(inputs, *_forms.attend(self.run, inputs, with_state=self.with_state))
 
     def attend_keeping(self, operands: Operands) -> tuple[Arrays, Arrays]:
         """Return the same, and what `vjp` needs beside the operands: one more output, normalisers, perhaps a state."""
@@ -99,7 +99,7 @@ class Evaluation:
         run = replace(self.run, keep=True)
         with run.backend.scope(operands.query):
             inputs = self._group(operands)
-            kept, sums = _forms.attend(run, inputs)
+            kept, sums = _forms.attend(run, inputs, with_state=self.with_state)
             results = self._results(inputs, outputs_of(run, kept, inputs.query), sums)
             return results, (kept,) if sums is None or self.causal is not None else (kept, sums)
 

@@ -54,13 +54,13 @@ class Inputs:
         )
 
 
-def attend(run: Run, inputs: Inputs) -> tuple[Array, Array | None]:
+def attend(run: Run, inputs: Inputs, *, with_state: bool) -> tuple[Array, Array | None]:
     """Return the outputs, and the state behind all keys if the form made it on the way."""
     tokens = inputs.query, inputs.key, inputs.value, inputs.mask
     if run.plan.form == "direct":
         return _attend_direct(run, inputs), None
     if inputs.causal is not None:
-        return _causal.attend_efficient(run, inputs.causal, *tokens, inputs.scale, inputs.past)
+        return _causal.attend_efficient(run, inputs.causal, *tokens, inputs.scale, inputs.past, with_state=with_state)
     state = summarise(run, inputs)
     return _efficient.attend(run, inputs.query, state, inputs.scale), state
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import isqrt, prod, sqrt
 from typing import TYPE_CHECKING
 
-from taylorshift_core._costs import Tiling, offsets_at_once, work_of
+from taylorshift_core._costs import Tiling, offsets_at_once, walk_of, work_of
 from taylorshift_core._crossover import operation_count
 from taylorshift_core.errors import OptionError
 from taylorshift_core.features import n_features, n_offsets
@@ -82,7 +82,7 @@ class Plan:
         """The tiles, and how many heads share one."""
         at_once = _heads_at_once(self.problem, self.backend)
         chunk = min(self.query_tile, CAUSAL_SCORES) if self.form == "direct" else self.state_chunk
-        return Tiling(self.query_tile, self.key_tile, self.offsets, at_once, chunk)
+        return Tiling(self.query_tile, self.key_tile, self.offsets, at_once, chunk, self.backend.tokens_at_once)
 
     @property
     def work(self) -> Work:
@@ -133,12 +133,18 @@ class Plan:
         keys, queries = problem.key_length or 0, problem.query_length or 0
         query_tile, key_tile = min(self.query_tile, queries), min(self.key_tile, keys)
         at_once = self.backend.tokens_at_once
-        kept = 0
+        state, kept = n_features(width) * columns, 0
+        walk = walk_of(self.form, problem, at_once)
+        if walk is not None:  # keys of the chunks that are not summed stand prepared, beside the state of one head
+            own = walk.kept * (width * 3 // 2 + columns) + (state if walk.sums else 0)
+            own += 2 * (at_once or 0) * (width + columns)
+            states = self.state_bytes * (self.form == "efficient" and (problem.past + problem.with_state))
+            return states + self.itemsize * _heads_side_by_side(problem, self.backend) * own
         if self.form == "efficient":
             kept = 3 * self.state_bytes // self.itemsize
         if at_once is not None:  # steps are whole: see `Backend.tokens_at_once`
             own = 2 * at_once * (width + columns) + query_tile * columns
-            own += n_features(width) * columns if self.form == "efficient" else query_tile * (width + columns)
+            own += state if self.form == "efficient" else query_tile * (width + columns)
             return self.itemsize * (kept + _heads_side_by_side(problem, self.backend) * own)
         if self.form == "efficient":
             longest = max(query_tile, key_tile)

@@ -8,8 +8,9 @@ A tile comes prepared, and what stands around its products is the core's. An ada
 
 * "summarise": ``(run, key, value[, mask]) -> (state,)``, what `_efficient.summarise` folds;
 * "read": ``(run, query, state, scale) -> (output,)``, what `_efficient.attend` maps over queries;
-* "scan": ``(run, state, query, key, value[, mask], scale) -> (state, (output,))``, causal attention in the efficient form,
-  walked along the tokens; it is asked with the state first;
+* "scan": ``(run, state, query, key, value[, mask], scale) -> (state, (output,))``, causal attention in either form, called
+  once with all tokens; see `taylorshift_core.walk`. It is asked with the state first: one without rows and columns stands for
+  no keys, and then none is wanted behind the tokens;
 * "meet": ``(run, query, key, value, scale[, mask]) -> (output,)``, the direct form, mapped over queries;
 * "read_vjp": ``(run, query, kept, cotangent, scale, state) -> (to_query, to_scale, to_state)``, and
   "summarise_vjp": ``(run, key, value[, mask], to_state) -> (to_key, to_value)``, see `_efficient_gradients`;
