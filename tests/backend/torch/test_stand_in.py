@@ -10,7 +10,7 @@ from compare import assert_matches
 from definition import attention_defined
 from threadpoolctl import threadpool_limits
 
-from taylorshift_backends import _numpy_loops, _torch_numpy
+from taylorshift_backends import _numpy_loops, _numpy_tiles, _torch_numpy
 from taylorshift_core import attention, attention_vjp, explain, load_backend
 from taylorshift_core.testing import check_backend
 
@@ -65,6 +65,7 @@ def test_threads_are_as_many_as_pytorch_may_have(
     monkeypatch: pytest.MonkeyPatch, library: Library, threads: int
 ) -> None:
     """Also where BLAS may have two; the session itself gives each process one."""
+    monkeypatch.setattr(_numpy_tiles, "COMPILED", False)  # as in this session, also where numba is installed
     seen: list[int] = []
     original = _numpy_loops.n_threads
     monkeypatch.setattr(_numpy_loops, "n_threads", lambda: seen.append(original()) or seen[-1])
