@@ -21,21 +21,23 @@ from taylorshift_backends._numpy_features import (
     scale_squares,
     take_state,
 )
+from taylorshift_backends._numpy_items import BETA, GAMMA, KEEP, MEAN_SIZE_ONE, NORMALISE, PARTS
 from taylorshift_backends._numpy_jit import compiled, job
 from taylorshift_backends._numpy_kernels import PANEL
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_pairs import add_scores, add_triangle, scores_memory
 from taylorshift_backends._numpy_panels import (
     all_finite,
+    count,
     give_columns,
     memory,
     n_vectors,
     panel_at,
+    size_of,
     take_columns,
     zeros,
 )
 from taylorshift_backends._numpy_rows import prepare
-from taylorshift_backends._numpy_steps import BETA, GAMMA, KEEP, MEAN_SIZE_ONE, NORMALISE, PARTS, count, size_of
 from taylorshift_backends._numpy_vectors import BYTES
 
 Array = Any

@@ -7,6 +7,7 @@ ones beside the values, whose sums are second moments and which is read by a qua
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,15 @@ def take(x: Array, first: int, tokens: int, tile: Array, rows: int) -> None:
         into, source = tile[row * TOKENS : (row + 1) * TOKENS], x[row % x.shape[0]]
         into[:tokens] = source[first : first + tokens]
         into[tokens:] = 0
+
+
+@compiled
+def count(kept: Array, first: int, tokens: int, counts: Array) -> None:
+    """Write 1 for each token that is kept, 0 for the others of the tile."""
+    counts[:tokens] = 1
+    if kept.shape[0]:
+        counts[:tokens] = kept[first : first + tokens]
+    counts[tokens:] = 0
 
 
 @compiled
@@ -147,6 +157,12 @@ def divide(
                     output[first + token, at + column] = (panel[token * width + column] + shift[at + column]) * factors[
                         token
                     ]
+
+
+@compiled
+def size_of(count: float, head_dim: int, mean_size_one: bool) -> float:
+    """Return the factor of outputs of mean size one; with no key attended any will do."""
+    return math.sqrt((count if count != 0 else 1) / head_dim) if mean_size_one else 1.0
 
 
 @compiled

@@ -16,25 +16,44 @@ from taylorshift_backends._numpy_compiled import leading_of
 from taylorshift_backends._numpy_crew import operand, operands_at
 from taylorshift_backends._numpy_features import (
     add_features,
+    add_lanes,
     give_state,
     n_rows,
     read_features,
     take_readable,
 )
+from taylorshift_backends._numpy_items import (
+    BETA,
+    GAMMA,
+    KEEP,
+    MEAN_SIZE_ONE,
+    NORMALISE,
+    PARTS,
+    SHORTEST_PART,
+    SHORTEST_SUM,
+    do,
+    kept_of,
+    n_columns_of,
+    options_of,
+    part_at,
+    parts_for,
+    threads_for,
+)
 from taylorshift_backends._numpy_jit import compiled, job
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_pairs import add_scores, scores_memory
 from taylorshift_backends._numpy_panels import (
+    count,
     divide,
     factors_of,
     memory,
     n_vectors,
     panels_memory,
+    size_of,
     take_columns,
     zeros,
 )
 from taylorshift_backends._numpy_rows import prepare
-from taylorshift_backends._numpy_threads import crew, n_threads
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
 
@@ -42,13 +61,6 @@ if TYPE_CHECKING:
     from taylorshift_core import Run
 
 Array = Any
-_WORTH_A_THREAD = 400_000  # multiplications: below it, a thread is not waited for
-_ITEMS = 4  # of a job for each thread, where there are too few heads: a thread may come late
-SHORTEST_PART = 512  # tokens of an item that are worth its beginning
-SHORTEST_SUM = 2048  # tokens of one with a state of its own
-_EVERYTHING = np.empty((1, 0), np.bool_)
-# The numbers in the operand of options.
-NORMALISE, BETA, GAMMA, MEAN_SIZE_ONE, KEEP, PARTS = range(6)
 
 
 def summarise(run: Run, key: Array, value: Array, mask: Array | None = None) -> tuple[Array]:
@@ -92,82 +104,6 @@ def meet(run: Run, query: Array, key: Array, value: Array, scale: Array, mask: A
         output.reshape((heads, length, n_columns)),
     )  # fmt: skip
     return (output,)
-
-
-def threads_for(work: int) -> int:
-    """Return how many threads so many multiplications are worth."""
-    return 1 if work < 2 * _WORTH_A_THREAD else min(n_threads(), work // _WORTH_A_THREAD)
-
-
-def parts_for(heads: int, length: int, threads: int, shortest: int) -> int:
-    """Return in how many parts the tokens of each head are taken, so that all threads have work."""
-    if threads == 1 or heads >= _ITEMS * threads:
-        return 1
-    return max(1, min(-(-_ITEMS * threads // max(heads, 1)), length // shortest))
-
-
-def do(
-    job: Any, items: int, threads: int, leading: tuple[int, ...], operands: tuple[Array, ...], options: Array,
-    *results: Array,
-) -> None:  # fmt: skip
-    """Have a job done for matrices of operands whose leading axes broadcast, with options, to results."""
-    dtype, others = results[0].dtype, (options, *results)
-    found, shares = zip(*(_matrices(each, leading, dtype) for each in operands), strict=True)
-    crew().do(job(dtype), items, threads, (*found, *others), (*shares, *[1] * len(others)))
-
-
-def _matrices(array: Array, leading: tuple[int, ...], dtype: Any) -> tuple[Array, int]:
-    """Return an array as (matrices, rows, columns), contiguous, and how many heads in a row share a matrix."""
-    own, share = array.shape[:-2], 1
-    if own != leading:
-        full = (1,) * (len(leading) - len(own)) + own
-        last = next((i for i in reversed(range(len(full))) if full[i] != 1), -1) + 1
-        first = next((i for i in range(last) if full[i] != 1), last)
-        if full[first:last] == leading[first:last]:
-            share = math.prod(leading[last:])
-        else:
-            array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading
-    found = array.reshape((math.prod(own), *array.shape[-2:]))
-    if found.dtype not in (dtype, np.bool_) or not found.flags.c_contiguous:
-        found = np.ascontiguousarray(found, np.bool_ if found.dtype == np.bool_ else dtype)
-    return found, share
-
-
-def kept_of(mask: Array | None) -> Array:
-    """Return which keys are attended, (..., 1, tokens), or no columns for all of them."""
-    return _EVERYTHING if mask is None else np.swapaxes(mask, -1, -2)
-
-
-def n_columns_of(run: Run, value_dim: int) -> int:
-    return value_dim + run.keep + (run.keep and run.mean_size_one)
-
-
-def options_of(run: Run, parts: int) -> Array:
-    weighting = run.weighting
-    numbers = weighting.normalise, weighting.beta, weighting.gamma, run.mean_size_one, run.keep, parts
-    return np.asarray(numbers, np.float64).reshape((1, 1, -1))
-
-
-@compiled
-def part_at(item: int, parts: int, length: int) -> tuple[int, int, int]:
-    """Return the head of an item, and the first token of its part and the one behind the last."""
-    head, part, n_tiles = item // parts, item % parts, -(-length // TOKENS)
-    return head, min(n_tiles * part // parts * TOKENS, length), min(n_tiles * (part + 1) // parts * TOKENS, length)
-
-
-@compiled
-def size_of(count: float, head_dim: int, mean_size_one: bool) -> float:
-    """Return the factor of outputs of mean size one; with no key attended any will do."""
-    return math.sqrt((count if count != 0 else 1) / head_dim) if mean_size_one else 1.0
-
-
-@compiled
-def count(kept: Array, first: int, tokens: int, counts: Array) -> None:
-    """Write 1 for each token that is kept, 0 for the others of the tile."""
-    counts[:tokens] = 1
-    if kept.shape[0]:
-        counts[:tokens] = kept[first : first + tokens]
-    counts[tokens:] = 0
 
 
 @job
@@ -298,9 +234,8 @@ def _meet_job(kind: Any) -> Any:
         size = kind(size_of(totals[columns], dim, mean_size_one))
         for tile in range(n_tiles):
             start, tokens = tile * TOKENS, min(TOKENS, end - begin - tile * TOKENS)
-            for row in range(tokens):
-                place = (start + row) * lanes
-                last[row] = normalisers[place : place + lanes].sum()
+            last[:] = 0
+            add_lanes(normalisers[start * lanes :], tokens, last)
             factors_of(last, totals, gamma, size, keep, begin + start, tokens, output, factors)
             divide(sums[start * padded :], totals, gamma, factors, begin + start, tokens, output, shift)
 

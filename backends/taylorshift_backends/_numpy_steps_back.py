@@ -11,6 +11,21 @@ from taylorshift_backends._numpy_compiled import leading_of
 from taylorshift_backends._numpy_crew import operand, operands_at
 from taylorshift_backends._numpy_features import add_features, give_state, n_rows
 from taylorshift_backends._numpy_features_back import add_back, add_read_and_back, take_form
+from taylorshift_backends._numpy_items import (
+    BETA,
+    GAMMA,
+    MEAN_SIZE_ONE,
+    NORMALISE,
+    PARTS,
+    SHORTEST_PART,
+    SHORTEST_SUM,
+    do,
+    kept_of,
+    options_of,
+    part_at,
+    parts_for,
+    threads_for,
+)
 from taylorshift_backends._numpy_jit import compiled, job
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_pairs import scores_memory
@@ -26,21 +41,6 @@ from taylorshift_backends._numpy_rows_back import (
     take_across,
     take_gradients,
     take_values,
-)
-from taylorshift_backends._numpy_steps import (
-    BETA,
-    GAMMA,
-    MEAN_SIZE_ONE,
-    NORMALISE,
-    PARTS,
-    SHORTEST_PART,
-    SHORTEST_SUM,
-    do,
-    kept_of,
-    options_of,
-    part_at,
-    parts_for,
-    threads_for,
 )
 from taylorshift_backends._numpy_vectors import BYTES
 

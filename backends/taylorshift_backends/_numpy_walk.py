@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taylorshift_backends._numpy_chunks import walk_job
+from taylorshift_backends._numpy_items import kept_of, n_columns_of, options_of, threads_for
 from taylorshift_backends._numpy_options import TOKENS
-from taylorshift_backends._numpy_steps import kept_of, n_columns_of, options_of, threads_for
 from taylorshift_backends._numpy_threads import crew
 from taylorshift_core.walk import plan_walk, scores_of_a_state, split_walk
 
