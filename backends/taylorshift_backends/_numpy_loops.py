@@ -34,8 +34,13 @@ class AllAtOnce:
         return self.step(run, *arrays)
 
 
+def in_order(arrays: Arrays) -> bool:
+    """Tell whether arrays lie in memory row after row, but for small ones, which may be copied."""
+    return all(each.flags.c_contiguous or each.size <= _SMALL for each in arrays)
+
+
 def _at_once(step: Callable[..., Arrays], arrays: Arrays) -> bool:
-    return isinstance(step, AllAtOnce) and all(each.flags.c_contiguous or each.size <= _SMALL for each in arrays)
+    return isinstance(step, AllAtOnce) and in_order(arrays)
 
 
 def fold_tiles(run: Run, step: Callable[..., Arrays], tiled: Arrays, whole: Arrays, tile: int) -> Arrays:

@@ -11,7 +11,7 @@ from oracle import attention_oracle, causal
 from problems import Problem
 from ways import assert_way, rounded
 
-from taylorshift_backends import _numpy_tiles, _numpy_walk
+from taylorshift_backends import _numpy_loops, _numpy_tiles, _numpy_walk
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_core import attention, summarise
 from taylorshift_core.walk import plan_walk, split_walk
@@ -152,7 +152,7 @@ def test_what_comes_later_changes_no_bit(place: str, from_token: int, form: str)
 @pytest.mark.parametrize("small", [True, False])
 def test_arrays_that_are_not_contiguous(monkeypatch: pytest.MonkeyPatch, small: bool, form: str) -> None:
     """Tokens before heads in memory: small ones are copied whole, others a head at a time."""
-    monkeypatch.setattr(_numpy_walk, "_SMALL", 10**6 if small else 0)
+    monkeypatch.setattr(_numpy_loops, "_SMALL", 10**6 if small else 0)
     tokens = np.random.default_rng(0).standard_normal((3, 2, 150, 4, 6)).astype(np.float32)
     mask = np.random.default_rng(1).random((2, 150)) < 0.7
     apart = [np.swapaxes(x, 1, 2) for x in tokens]
