@@ -25,7 +25,8 @@ Array = Any
 _TURN, _INSIDE, _NEXT, _TAKEN, _JOB, _ITEMS, _MOST, _STOP, _OPERANDS, _ASLEEP = range(0, 80, 8)
 _WORDS = 5  # of an operand: address, matrices, rows, columns, and heads in a row that share a matrix
 _MOST_OPERANDS = 16
-_WATCH = 0.0 if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else 2e-4  # seconds, before a worker sleeps
+_WATCH = 0.0 if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else 1e-3  # seconds, before a worker sleeps
+_TRIALS, _TRIAL = 5, 100  # of the time that a moment takes: so many, of so many moments
 
 
 @compiled
@@ -123,6 +124,20 @@ def _pass(moments: int) -> None:
         relax()
 
 
+def moments_of(seconds: float) -> int:
+    """Return how many moments a worker passes in so many seconds, at least 1.
+
+    The shortest trial counts: the first loads the code, or compiles it, and others may have had the processor in any.
+    """
+    return 1 + int(_TRIAL * seconds / min(_seconds_of_trial() for _ in range(_TRIALS)))
+
+
+def _seconds_of_trial() -> float:
+    start = time.perf_counter()
+    _pass(_TRIAL)
+    return time.perf_counter() - start
+
+
 class Crew:
     """As many workers as were ever asked for, each a thread that starts at the first need."""
 
@@ -166,10 +181,7 @@ class Crew:
                 self.bells[worker].release()
 
     def _start(self, worker: int) -> None:
-        if not self.moments:
-            start = time.perf_counter()
-            _pass(1000)
-            self.moments = 1 + int(1000 * _WATCH / (time.perf_counter() - start))
+        self.moments = self.moments or moments_of(_WATCH)
         bell = threading.Semaphore(0)
         thread = threading.Thread(target=self._work, args=(worker, bell), name=f"taylorshift-{worker}", daemon=True)
         thread.start()

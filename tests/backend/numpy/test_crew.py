@@ -67,6 +67,21 @@ def test_workers_that_sleep_are_woken(crew: Crew, monkeypatch: pytest.MonkeyPatc
     assert (True, True) in seen
 
 
+def test_how_long_a_worker_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment is as long as it takes undisturbed: not as the first, which compiles, nor as while others have the processor."""
+    now, passed, interruptions = 0.0, 0, iter([1.0, 0.25, 0.0, 0.25, 0.25])
+
+    def pass_on(moments: int) -> None:
+        nonlocal now, passed
+        now += moments * 2.0**-20 + next(interruptions)
+        passed += moments
+
+    monkeypatch.setattr(_numpy_crew, "_pass", pass_on)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    assert _numpy_crew.moments_of(2.0**-10) == 1 + 2**10
+    assert passed * 2.0**-20 < 2.0**-10
+
+
 def test_several_callers_at_once(crew: Crew) -> None:
     found: list[np.ndarray] = []
 
