@@ -22,6 +22,7 @@ try:
 except ImportError:
     ThreadpoolController = None
 
+from taylorshift_backends._numpy_team import find_team
 from taylorshift_core.loops import most_threads
 
 if TYPE_CHECKING:
@@ -71,9 +72,10 @@ class _Blas:
 
 
 class _Pool:
-    """Threads that are started at the first need, and again after a fork."""
+    """Threads that are started at the first need, and again after a fork; those of OpenMP wait there for ever."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, forked: bool = False) -> None:
+        self.forked = forked
         self.lock = threading.Lock()
         self.executor: ThreadPoolExecutor | None = None
 
@@ -84,10 +86,10 @@ class _Pool:
 
     @cached_property
     def crew(self) -> Crew:
-        """The threads of compiled steps."""
+        """The threads of compiled steps; others' are looked for at the first need, when all libraries are loaded."""
         from taylorshift_backends._numpy_crew import Crew  # noqa: PLC0415  numba takes half a second to import
 
-        crew = Crew()
+        crew = Crew(None if self.forked else find_team())
         atexit.register(crew.stop)
         return crew
 
@@ -106,7 +108,7 @@ def _start_afresh() -> None:
     blas = _pool.__dict__.pop("blas", None)
     _pool.__dict__.pop("crew", None)
     held = blas.before if blas and blas.holders else []
-    _pool.__init__()  # type: ignore[misc]  # in place: other modules hold no part of it
+    _pool.__init__(forked=True)  # type: ignore[misc]  # in place: other modules hold no part of it
     if held:
         _pool.blas._set(held)
 
