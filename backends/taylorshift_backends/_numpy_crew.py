@@ -188,7 +188,8 @@ class Crew:
     def __init__(self, team: Team | None = None) -> None:
         self.team = team
         self.lock = threading.Lock()
-        self.board = np.zeros(_ASLEEP + 8 * (os.cpu_count() or 1), np.int64)
+        self.most = os.cpu_count() or 1  # threads; to ask for it each time takes as long as a small product
+        self.board = np.zeros(_ASLEEP + 8 * self.most, np.int64)
         self.operands = np.zeros(_MOST_OPERANDS * _WORDS, np.int64)
         self.threads: list[threading.Thread] = []
         self.bells: list[threading.Semaphore] = []
@@ -196,7 +197,7 @@ class Crew:
 
     def do(self, job: int, items: int, threads: int, arrays: tuple[Array, ...], shares: tuple[int, ...]) -> None:
         """Do all items of a job, on so many threads; arrays have three axes and are contiguous."""
-        workers, memory = min(threads, items, os.cpu_count() or 1) - 1, (self.board, self.operands)
+        workers, memory = min(threads, items, self.most) - 1, (self.board, self.operands)
         if workers > 0 and self.team is not None and self.team.size() > workers:
             team = self.team.parallel, _enter.address
             if _do_in_team(*memory, *team, job, items, workers + 1, arrays, shares):

@@ -51,9 +51,11 @@ if TYPE_CHECKING:
 Array = Any
 _WIDE = 40  # rows of a tile: from here on a chunk's scores are few beside the features, and chunks are longer
 _WORTH_A_THREAD = 400_000  # multiplications: below it, a thread is not waited for
-_ITEMS = 4  # of a job for each thread, where there are too few heads: a thread may come late
-SHORTEST_PART = 512  # tokens of an item that are worth its beginning
-SHORTEST_SUM = 2048  # tokens of one with a state of its own
+SHORTEST_PART = 256  # tokens of an item that are worth its beginning, if a thread has nothing to do otherwise
+SHORTEST_SUM = 512  # tokens of one that takes or gives a state
+_ITEMS = 4  # of a job for each thread, where heads are few: a thread may come late
+_LONG = 8  # shortest parts in one of so many: each begins with a state to take, or zeros to write
+_WHOLE = 48  # tokens: parts end behind whole blocks of all kernels
 _EVERYTHING = np.empty((1, 0), np.bool_)
 # The numbers in the operand of options.
 NORMALISE, BETA, GAMMA, MEAN_SIZE_ONE, KEEP, PARTS = range(6)
@@ -78,7 +80,7 @@ def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
     leading, length = leading_of(query, state, scale), query.shape[-2]
     heads, n_columns = math.prod(leading), _n_columns(run, state.shape[-1] - 1)
     threads = threads_for(heads * length * math.prod(state.shape[-2:]))
-    parts = parts_for(heads, length, threads, SHORTEST_PART)
+    parts = parts_for(heads, length, threads, SHORTEST_SUM)
     output = np.empty((*leading, length, n_columns), query.dtype)
     do(
         _read_job, heads * parts, threads, leading, (query, state, scale), options_of(run, parts),
@@ -131,10 +133,12 @@ def threads_for(work: int) -> int:
 
 
 def parts_for(heads: int, length: int, threads: int, shortest: int) -> int:
-    """Return in how many parts the tokens of each head are taken, so that all threads have work."""
+    """Return in how many parts the tokens of each head are taken, so that all threads have as much work."""
     if threads == 1 or heads >= _ITEMS * threads:
         return 1
-    return max(1, min(-(-_ITEMS * threads // max(heads, 1)), length // shortest))
+    fair = threads // math.gcd(heads, threads)
+    times = min(_ITEMS * threads // (max(heads, 1) * fair), length // (_LONG * shortest * fair))
+    return max(1, min(fair * max(1, times), length // shortest))
 
 
 def do(
@@ -182,8 +186,8 @@ def options_of(run: Run, parts: int) -> Array:
 @compiled
 def part_at(item: int, parts: int, length: int) -> tuple[int, int, int]:
     """Return the head of an item, and the first token of its part and the one behind the last."""
-    head, part, n_tiles = item // parts, item % parts, -(-length // TOKENS)
-    return head, min(n_tiles * part // parts * TOKENS, length), min(n_tiles * (part + 1) // parts * TOKENS, length)
+    head, part, blocks = item // parts, item % parts, -(-length // _WHOLE)
+    return head, min(blocks * part // parts * _WHOLE, length), min(blocks * (part + 1) // parts * _WHOLE, length)
 
 
 @compiled

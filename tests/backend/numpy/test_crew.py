@@ -150,3 +150,19 @@ def test_parts_of_heads(
     monkeypatch.setattr(_numpy_steps, "threads_for", lambda _work: threads)
     problem = Problem(1000, 1203, 8, 5, heads=heads, kv_heads=kv_heads, key_mask="batch, heads", normalise_output=True)
     assert_attention(library, "float64", problem, form)
+
+
+@pytest.mark.parametrize("length", [2000, 4096, 20_000, 100_000])
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 7])
+def test_threads_have_as_much_work(heads: int, threads: int, length: int) -> None:
+    """Each thread takes the next item when it has done one: none is left with more than a tenth above the mean."""
+    parts = _numpy_steps.parts_for(heads, length, threads, _numpy_steps.SHORTEST_SUM)
+    taken, seen = [0] * threads, 0
+    for item in range(heads * parts):
+        head, begin, end = _numpy_steps.part_at(item, parts, length)
+        assert head * length + begin == seen
+        seen = head * length + end
+        taken[taken.index(min(taken))] += end - begin
+    assert seen == heads * length
+    assert max(taken) <= 1.1 * seen / threads
