@@ -5,8 +5,7 @@ hands a job out writes it on the board, does items itself, and waits for those t
 the board for a while after each job, then sleeps until the bell rings. One job is on the board at a time: another caller
 meanwhile does his own alone, and so does who is not given more than one thread.
 
-Where another library has brought an OpenMP runtime into the process, its threads are asked before the workers, see
-`_numpy_team`.
+Where PyTorch is in the process, its threads are asked before the workers, see `_numpy_team`.
 """
 
 from __future__ import annotations
@@ -185,8 +184,8 @@ def _seconds_of_trial() -> float:
 class Crew:
     """As many workers as were ever asked for, each a thread that starts at the first need; or a team, if it is as large."""
 
-    def __init__(self, team: Team | None = None) -> None:
-        self.team = team
+    def __init__(self) -> None:
+        self.team: Team | None = None
         self.lock = threading.Lock()
         self.most = os.cpu_count() or 1  # threads; to ask for it each time takes as long as a small product
         self.board = np.zeros(_ASLEEP + 8 * self.most, np.int64)

@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import sklearn.utils._openmp_helpers  # noqa: F401  brings a runtime of OpenMP
-from threadpoolctl import threadpool_limits
+import sklearn.utils._openmp_helpers  # brings a runtime of OpenMP
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from taylorshift_backends import _numpy_crew, _numpy_threads
+from taylorshift_backends import _numpy_crew, _numpy_team, _numpy_threads
 from taylorshift_backends._numpy_crew import Crew, operand, operands_at
 from taylorshift_backends._numpy_jit import job
 from taylorshift_backends._numpy_team import find_team
@@ -63,7 +65,8 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     """A crew with a team of THREADS, whatever the machine has."""
     monkeypatch.setattr(os, "cpu_count", lambda: THREADS)
     with threadpool_limits(THREADS, user_api="openmp"):
-        crew = Crew(find_team())
+        crew = Crew()
+        crew.team = find_team("sklearn")
         yield crew
         crew.stop()
 
@@ -111,11 +114,36 @@ def test_a_team_that_is_too_small_is_not_asked(crew: Crew) -> None:
     assert len(crew.threads) == 1
 
 
+def test_the_team_is_there_when_its_owner_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that imports PyTorch late, too."""
+    monkeypatch.setattr(_numpy_threads, "_pool", _numpy_threads._Pool())
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert _numpy_threads.crew().team is None
+    monkeypatch.setitem(sys.modules, "torch", sklearn)
+    assert _numpy_threads.crew().team is not None
+
+
+def test_the_runtime_beside_its_owner_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that which was loaded first."""
+    (own,) = ThreadpoolController().select(prefix="libgomp", user_api="openmp").lib_controllers[:1]
+    first = SimpleNamespace(
+        filepath="/elsewhere/libgomp.so", dynlib=SimpleNamespace(GOMP_parallel=1), get_num_threads=int
+    )
+    both = SimpleNamespace(lib_controllers=[first, own])
+    monkeypatch.setattr(_numpy_team, "ThreadpoolController", lambda: SimpleNamespace(select=lambda **_: both))
+    owner = SimpleNamespace(__file__=str(Path(own.filepath).with_name("owner.py")))
+    monkeypatch.setitem(sys.modules, "owner", owner)
+    found = find_team("owner")
+    assert found is not None
+    assert found.size == own.get_num_threads
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of OpenMP did not come along, and its runtime would wait for them: the child starts its own."""
-    monkeypatch.delitem(_numpy_threads._pool.__dict__, "crew", raising=False)  # it may be of a time before the runtime
+    monkeypatch.delitem(_numpy_threads._pool.__dict__, "team", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", sklearn)  # which may stand for it: it has such a runtime
     x = np.random.default_rng(0).standard_normal((4, 2500, 16), dtype=np.float32)
     expected = attention(x, x, x, form="efficient")
     assert _numpy_threads.crew().team is not None
