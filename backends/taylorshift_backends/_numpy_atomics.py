@@ -97,6 +97,15 @@ def call(builder: Any, function: _Value, operands: _Value, item: _Value) -> None
     builder.call(builder.inttoptr(function, kind), [operands, item])
 
 
+@_returning(types.void)
+def call_in_team(builder: Any, parallel: _Value, function: _Value, address: _Value) -> None:
+    """Have a function of an address called by all threads of a team; `parallel` is the address of ``GOMP_parallel``."""
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(_NOTHING, [pointer, pointer, number, number]).as_pointer()
+    given = [builder.inttoptr(each, pointer) for each in (function, address)]
+    builder.call(builder.inttoptr(parallel, kind), [*given, number(0), number(0)])  # of its usual size, no flags
+
+
 @_returning(types.voidptr)
 def _pointer(builder: Any, address: _Value) -> _Value:
     return builder.inttoptr(address, ir.IntType(8).as_pointer())

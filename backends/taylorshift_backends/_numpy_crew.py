@@ -4,6 +4,8 @@ A job is compiled code, called by its address with the operands and the number o
 hands a job out writes it on the board, does items itself, and waits for those that others have begun. A worker looks at
 the board for a while after each job, then sleeps until the bell rings. One job is on the board at a time: another caller
 meanwhile does his own alone, and so does who is not given more than one thread.
+
+Where PyTorch is in the process, its threads are asked before the workers, see `_numpy_team`.
 """
 
 from __future__ import annotations
@@ -12,20 +14,33 @@ import os
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import literal_unroll
 
-from taylorshift_backends._numpy_atomics import add, array_at, call, load, relax, store, swap
-from taylorshift_backends._numpy_jit import compiled
+from taylorshift_backends._numpy_atomics import (
+    add,
+    array_at,
+    call,
+    call_in_team,
+    load,
+    relax,
+    store,
+    swap,
+)
+from taylorshift_backends._numpy_jit import called_by_address, compiled
+
+if TYPE_CHECKING:
+    from taylorshift_backends._numpy_team import Team
 
 Array = Any
 # Places on the board, each on a cache line of its own.
-_TURN, _INSIDE, _NEXT, _TAKEN, _JOB, _ITEMS, _MOST, _STOP, _OPERANDS, _ASLEEP = range(0, 80, 8)
+_TURN, _INSIDE, _NEXT, _TAKEN, _JOB, _ITEMS, _MOST, _STOP, _OPERANDS, _ENTERED, _ASLEEP = range(0, 88, 8)
 _WORDS = 5  # of an operand: address, matrices, rows, columns, and heads in a row that share a matrix
 _MOST_OPERANDS = 16
-_WATCH = 0.0 if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else 2e-4  # seconds, before a worker sleeps
+_WATCH = 0.0 if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else 1e-3  # seconds, before a worker sleeps
+_TRIALS, _TRIAL = 5, 100  # of the time that a moment takes: so many, of so many moments
 
 
 @compiled
@@ -63,15 +78,36 @@ def _alone(job: int, items: int, arrays: Any, shares: Any) -> None:
 
 
 @compiled
-def _hand_out(board: Array, operands: Array, job: int, items: int, most: int, arrays: Any, shares: Any) -> bool:
+def _write(board: Array, operands: Array, job: int, items: int, most: int, arrays: Any, shares: Any) -> bool:
     """Write a job on the board, unless another one is there."""
     if not swap(board, _TAKEN, 0, 1):
         return False
     _list(arrays, shares, operands)
     board[_OPERANDS] = operands.ctypes.data
     board[_JOB], board[_ITEMS], board[_MOST] = job, items, most
+    store(board, _ENTERED, 0)
     store(board, _NEXT, 0)
+    return True
+
+
+@compiled
+def _hand_out(board: Array, operands: Array, job: int, items: int, most: int, arrays: Any, shares: Any) -> bool:
+    """Write a job on the board and show it to so many workers, unless another one is there."""
+    if not _write(board, operands, job, items, most, arrays, shares):
+        return False
     add(board, _TURN, 1)  # odd: there is a job
+    return True
+
+
+@compiled
+def _do_in_team(
+    board: Array, operands: Array, parallel: int, enter: int, job: int, items: int, most: int, arrays: Any, shares: Any
+) -> bool:
+    """Have a job done by so many threads of a team, unless another one is on the board."""
+    if not _write(board, operands, job, items, most, arrays, shares):
+        return False
+    call_in_team(parallel, enter, board.ctypes.data)
+    store(board, _TAKEN, 0)
     return True
 
 
@@ -82,6 +118,14 @@ def _do_items(board: Array) -> None:
         if item >= board[_ITEMS]:
             return
         call(board[_JOB], board[_OPERANDS], item)
+
+
+@called_by_address
+def _enter(board: int) -> None:
+    """Do items of a job, as one of the threads of a team: all of them come, and those that are too many leave."""
+    here = array_at(board, (_ASLEEP,), np.int64)
+    if add(here, _ENTERED, 1) < here[_MOST]:
+        _do_items(here)
 
 
 @compiled
@@ -123,12 +167,28 @@ def _pass(moments: int) -> None:
         relax()
 
 
+def moments_of(seconds: float) -> int:
+    """Return how many moments a worker passes in so many seconds, at least 1.
+
+    The shortest trial counts: the first loads the code, or compiles it, and others may have had the processor in any.
+    """
+    return 1 + int(_TRIAL * seconds / min(_seconds_of_trial() for _ in range(_TRIALS)))
+
+
+def _seconds_of_trial() -> float:
+    start = time.perf_counter()
+    _pass(_TRIAL)
+    return time.perf_counter() - start
+
+
 class Crew:
-    """As many workers as were ever asked for, each a thread that starts at the first need."""
+    """As many workers as were ever asked for, each a thread that starts at the first need; or a team, if it is as large."""
 
     def __init__(self) -> None:
+        self.team: Team | None = None
         self.lock = threading.Lock()
-        self.board = np.zeros(_ASLEEP + 8 * (os.cpu_count() or 1), np.int64)
+        self.most = os.cpu_count() or 1  # threads; to ask for it each time takes as long as a small product
+        self.board = np.zeros(_ASLEEP + 8 * self.most, np.int64)
         self.operands = np.zeros(_MOST_OPERANDS * _WORDS, np.int64)
         self.threads: list[threading.Thread] = []
         self.bells: list[threading.Semaphore] = []
@@ -136,14 +196,18 @@ class Crew:
 
     def do(self, job: int, items: int, threads: int, arrays: tuple[Array, ...], shares: tuple[int, ...]) -> None:
         """Do all items of a job, on so many threads; arrays have three axes and are contiguous."""
-        workers = min(threads, items, os.cpu_count() or 1) - 1
-        if workers < 1 or not _hand_out(self.board, self.operands, job, items, workers, arrays, shares):
-            _alone(job, items, arrays, shares)
+        workers, memory = min(threads, items, self.most) - 1, (self.board, self.operands)
+        if workers > 0 and self.team is not None and self.team.size() > workers:
+            team = self.team.parallel, _enter.address
+            if _do_in_team(*memory, *team, job, items, workers + 1, arrays, shares):
+                return
+        elif workers > 0 and _hand_out(*memory, job, items, workers, arrays, shares):
+            try:
+                self._wake(workers)
+            finally:
+                _finish(self.board)
             return
-        try:
-            self._wake(workers)
-        finally:
-            _finish(self.board)
+        _alone(job, items, arrays, shares)
 
     def asleep(self) -> list[bool]:
         """Tell of each worker whether it waits for its bell."""
@@ -166,10 +230,7 @@ class Crew:
                 self.bells[worker].release()
 
     def _start(self, worker: int) -> None:
-        if not self.moments:
-            start = time.perf_counter()
-            _pass(1000)
-            self.moments = 1 + int(1000 * _WATCH / (time.perf_counter() - start))
+        self.moments = self.moments or moments_of(_WATCH)
         bell = threading.Semaphore(0)
         thread = threading.Thread(target=self._work, args=(worker, bell), name=f"taylorshift-{worker}", daemon=True)
         thread.start()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taylorshift_backends._numpy_jit import compiled
-from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_threads import crew, n_threads
 
 if TYPE_CHECKING:
@@ -16,9 +15,11 @@ if TYPE_CHECKING:
 
 Array = Any
 _WORTH_A_THREAD = 400_000  # multiplications: below it, a thread is not waited for
-_ITEMS = 4  # of a job for each thread, where there are too few heads: a thread may come late
-SHORTEST_PART = 512  # tokens of an item that are worth its beginning
-SHORTEST_SUM = 2048  # tokens of one with a state of its own
+SHORTEST_PART = 256  # tokens of an item that are worth its beginning, if a thread has nothing to do otherwise
+SHORTEST_SUM = 512  # tokens of one that takes or gives a state
+_ITEMS = 4  # of a job for each thread, where heads are few: a thread may come late
+_LONG = 8  # shortest parts in one of so many: each begins with a state to take, or zeros to write
+_WHOLE = 48  # tokens: parts end behind whole blocks of all kernels
 _EVERYTHING = np.empty((1, 0), np.bool_)
 # The numbers in the operand of options.
 NORMALISE, BETA, GAMMA, MEAN_SIZE_ONE, KEEP, PARTS = range(6)
@@ -30,10 +31,12 @@ def threads_for(work: int) -> int:
 
 
 def parts_for(heads: int, length: int, threads: int, shortest: int) -> int:
-    """Return in how many parts the tokens of each head are taken, so that all threads have work."""
+    """Return in how many parts the tokens of each head are taken, so that all threads have as much work."""
     if threads == 1 or heads >= _ITEMS * threads:
         return 1
-    return max(1, min(-(-_ITEMS * threads // max(heads, 1)), length // shortest))
+    fair = threads // math.gcd(heads, threads)
+    times = min(_ITEMS * threads // (max(heads, 1) * fair), length // (_LONG * shortest * fair))
+    return max(1, min(fair * max(1, times), length // shortest))
 
 
 def do(
@@ -83,5 +86,5 @@ def options_of(run: Run, parts: int) -> Array:
 @compiled
 def part_at(item: int, parts: int, length: int) -> tuple[int, int, int]:
     """Return the head of an item, and the first token of its part and the one behind the last."""
-    head, part, n_tiles = item // parts, item % parts, -(-length // TOKENS)
-    return head, min(n_tiles * part // parts * TOKENS, length), min(n_tiles * (part + 1) // parts * TOKENS, length)
+    head, part, blocks = item // parts, item % parts, -(-length // _WHOLE)
+    return head, min(blocks * part // parts * _WHOLE, length), min(blocks * (part + 1) // parts * _WHOLE, length)

@@ -31,6 +31,11 @@ def compiled_in_any_order(function: Callable[..., Any]) -> Any:
     return _kept(numba.njit, function, nogil=True, fastmath={"contract", "reassoc"})
 
 
+def called_by_address(function: Callable[[int], None]) -> Any:
+    """Compile a function of one address, whose own is its attribute `address`."""
+    return _kept(numba.cfunc, function, types.void(types.int64))
+
+
 def job(write: Callable[[Any], Callable[[Any, Any], None]]) -> Callable[[Any], int]:
     """Return the function that tells, by dtype, the address of the code of what `write` returns: compiled when asked for.
 

@@ -82,7 +82,7 @@ def read(run: Run, query: Array, state: Array, scale: Array) -> tuple[Array]:
     leading, length = leading_of(query, state, scale), query.shape[-2]
     heads, n_columns = math.prod(leading), n_columns_of(run, state.shape[-1] - 1)
     threads = threads_for(heads * length * math.prod(state.shape[-2:]))
-    parts = parts_for(heads, length, threads, SHORTEST_PART)
+    parts = parts_for(heads, length, threads, SHORTEST_SUM)
     output = np.empty((*leading, length, n_columns), query.dtype)
     do(
         _read_job, heads * parts, threads, leading, (query, state, scale), options_of(run, parts),

@@ -17,7 +17,6 @@ from taylorshift_backends._numpy_items import (
     MEAN_SIZE_ONE,
     NORMALISE,
     PARTS,
-    SHORTEST_PART,
     SHORTEST_SUM,
     do,
     kept_of,
@@ -73,7 +72,7 @@ def summarise_vjp(run: Run, key: Array, value: Array, *rest: Array) -> tuple[Arr
     leading, length = leading_of(key, value, *rest), key.shape[-2]
     heads = math.prod(leading)
     threads = threads_for(2 * heads * length * math.prod(state.shape[-2:]))
-    parts = parts_for(heads, length, threads, SHORTEST_PART)
+    parts = parts_for(heads, length, threads, SHORTEST_SUM)
     to_key, to_value = (np.empty((*leading, *each.shape[-2:]), each.dtype) for each in (key, value))
     operands, results = (key, value, kept_of(mask), state), (_by_head(to_key), _by_head(to_value))
     do(_summarise_vjp_job, heads * parts, threads, leading, operands, options_of(run, parts), *results)

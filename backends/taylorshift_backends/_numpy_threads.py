@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextvars
 import os
+import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ try:
 except ImportError:
     ThreadpoolController = None
 
+from taylorshift_backends._numpy_team import find_team
 from taylorshift_core.loops import most_threads
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from taylorshift_backends._numpy_crew import Crew
+    from taylorshift_backends._numpy_team import Team
 
 _inside = contextvars.ContextVar("inside a job", default=False)
 
@@ -73,7 +76,8 @@ class _Blas:
 class _Pool:
     """Threads that are started at the first need, and again after a fork."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, forked: bool = False) -> None:
+        self.forked = forked
         self.lock = threading.Lock()
         self.executor: ThreadPoolExecutor | None = None
 
@@ -91,6 +95,11 @@ class _Pool:
         atexit.register(crew.stop)
         return crew
 
+    @cached_property
+    def team(self) -> Team | None:
+        """The threads of PyTorch, if it has any: those of OpenMP are not there after a fork, and would be waited for."""
+        return None if self.forked else find_team("torch")
+
     def submit(self, function: Callable[..., None], *arguments: Any) -> Any:
         with self.lock:
             if self.executor is None:
@@ -104,9 +113,10 @@ _pool = _Pool()
 def _start_afresh() -> None:
     """Forget threads and locks that did not come along into a forked process."""
     blas = _pool.__dict__.pop("blas", None)
-    _pool.__dict__.pop("crew", None)
+    for name in ("crew", "team"):
+        _pool.__dict__.pop(name, None)
     held = blas.before if blas and blas.holders else []
-    _pool.__init__()  # type: ignore[misc]  # in place: other modules hold no part of it
+    _pool.__init__(forked=True)  # type: ignore[misc]  # in place: other modules hold no part of it
     if held:
         _pool.blas._set(held)
 
@@ -116,8 +126,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def crew() -> Crew:
-    """Return the threads of compiled steps."""
-    return _pool.crew
+    """Return the threads of compiled steps; they have PyTorch's at hand as soon as it is imported."""
+    found = _pool.crew
+    if "torch" in sys.modules:
+        found.team = _pool.team
+    return found
 
 
 def one_thread_each() -> AbstractContextManager[None]:

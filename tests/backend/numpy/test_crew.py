@@ -67,6 +67,21 @@ def test_workers_that_sleep_are_woken(crew: Crew, monkeypatch: pytest.MonkeyPatc
     assert (True, True) in seen
 
 
+def test_how_long_a_worker_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment is as long as it takes undisturbed: not as the first, which compiles, nor as while others have the processor."""
+    now, passed, interruptions = 0.0, 0, iter([1.0, 0.25, 0.0, 0.25, 0.25])
+
+    def pass_on(moments: int) -> None:
+        nonlocal now, passed
+        now += moments * 2.0**-20 + next(interruptions)
+        passed += moments
+
+    monkeypatch.setattr(_numpy_crew, "_pass", pass_on)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    assert _numpy_crew.moments_of(2.0**-10) == 1 + 2**10
+    assert passed * 2.0**-20 < 2.0**-10
+
+
 def test_several_callers_at_once(crew: Crew) -> None:
     found: list[np.ndarray] = []
 
@@ -135,3 +150,19 @@ def test_parts_of_heads(
     monkeypatch.setattr(_numpy_steps, "threads_for", lambda _work: threads)
     problem = Problem(1000, 1203, 8, 5, heads=heads, kv_heads=kv_heads, key_mask="batch, heads", normalise_output=True)
     assert_attention(library, "float64", problem, form)
+
+
+@pytest.mark.parametrize("length", [2000, 4096, 20_000, 100_000])
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 7])
+def test_threads_have_as_much_work(heads: int, threads: int, length: int) -> None:
+    """Each thread takes the next item when it has done one: none is left with more than a tenth above the mean."""
+    parts = _numpy_steps.parts_for(heads, length, threads, _numpy_steps.SHORTEST_SUM)
+    taken, seen = [0] * threads, 0
+    for item in range(heads * parts):
+        head, begin, end = _numpy_steps.part_at(item, parts, length)
+        assert head * length + begin == seen
+        seen = head * length + end
+        taken[taken.index(min(taken))] += end - begin
+    assert seen == heads * length
+    assert max(taken) <= 1.1 * seen / threads
