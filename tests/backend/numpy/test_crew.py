@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from compare import assert_attention
+from count_items import ITEMS, done
 from problems import Problem
 
 from taylorshift_backends import _numpy_crew, _numpy_steps
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 
     from conftest import Library
 
-ITEMS = 50
-
-
-@job
-def _count_up(kind: Any) -> Any:
-    """Add one to the number of an item."""
-
-    def count_up(address: int, item: int) -> None:
-        counts = operand(operands_at(address), 0, item, kind)
-        counts[0, 0] += 1
-
-    return count_up
-
 
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
@@ -43,12 +31,6 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     crew = Crew()
     yield crew
     crew.stop()
-
-
-def done(crew: Crew, threads: int) -> np.ndarray:
-    counts = np.zeros((ITEMS, 1, 1))
-    crew.do(_count_up(counts.dtype), ITEMS, threads, (counts,), (1,))
-    return counts[:, 0, 0]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4, 9])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import sklearn.utils._openmp_helpers  # brings a runtime of OpenMP
+from count_items import ITEMS, done
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from taylorshift_backends import _numpy_crew, _numpy_team, _numpy_threads
@@ -25,18 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="OpenMP has this door on Linux only")
-ITEMS, THREADS = 50, 4
-
-
-@job
-def _count_up(kind: Any) -> Any:
-    """Add one to the number of an item."""
-
-    def count_up(address: int, item: int) -> None:
-        counts = operand(operands_at(address), 0, item, kind)
-        counts[0, 0] += 1
-
-    return count_up
+THREADS = 4
 
 
 @job
@@ -69,12 +59,6 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
         crew.team = find_team("sklearn")
         yield crew
         crew.stop()
-
-
-def done(crew: Crew, threads: int) -> np.ndarray:
-    counts = np.zeros((ITEMS, 1, 1))
-    crew.do(_count_up(counts.dtype), ITEMS, threads, (counts,), (1,))
-    return counts[:, 0, 0]
 
 
 @pytest.mark.parametrize("threads", [1, 2, THREADS, 9])
