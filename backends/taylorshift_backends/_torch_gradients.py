@@ -6,6 +6,7 @@ core by itself and stores nothing; higher derivatives are its own too, of the co
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +62,8 @@ class _Attend(torch.autograd.Function):
         def pull(*cotangents: Array | None) -> Arrays:
             if forwards():
                 return _pulled_anew(ctx.evaluation, operands, cotangents)
+            if not torch.is_grad_enabled() and not transformed():  # nobody asks for derivatives of the gradients
+                return _pulled(ctx.evaluation, operands, _padded(kept, 2), cotangents)
             pulled: Arrays = _Pull.apply(ctx.evaluation, *cotangents, *_padded(kept, 2), *operands)
             return pulled
 
@@ -90,6 +93,10 @@ class _Pull(torch.autograd.Function):
         _, pull = torch.func.vjp(function, *arrays)
         gradients = dict(zip(places, mapped(lambda *by: pull(by), *cotangents), strict=True))
         return None, *(gradients.get(i) for i in range(4 + len(Operands._fields)))
+
+
+for each in (_Attend, _Pull):  # PyTorch asks for it at each call, and to read it off the code takes longer than the call
+    each.forward.__signature__ = signature(each.forward)  # type: ignore[attr-defined]
 
 
 def _pull_of(ctx: Any) -> tuple[Callable[..., Arrays], Arrays, list[int]]:
