@@ -200,7 +200,8 @@ def _begin(sums: _State, carry: Array, width: int, columns: int) -> bool:
     """Begin with a carry; tell whether there is anything in it to be read."""
     if carry.shape[0] == 0 or not carry.any():
         return False
-    take_state(carry, width, sums.sums, sums.form)
+    one = carry.dtype.type(1)
+    take_state(carry, width, one, one, sums.sums, sums.form)
     sums.moments[:: BYTES // carry.itemsize] = sums.form
     scale_squares(sums.sums, width, columns, carry.dtype.type(0.5))
     quadratic_form(sums.moments, width, sums.form)

@@ -15,7 +15,7 @@ from taylorshift_backends._numpy_features_back import add_back
 from taylorshift_backends._numpy_jit import compiled
 from taylorshift_backends._numpy_options import TOKENS
 from taylorshift_backends._numpy_pairs import add_scores, scores_memory
-from taylorshift_backends._numpy_panels import give_columns, n_vectors, of_head, take, take_columns, zeros
+from taylorshift_backends._numpy_panels import give_columns, memory, n_vectors, of_head, take, take_columns, zeros
 from taylorshift_backends._numpy_rows import prepare, row_length
 from taylorshift_backends._numpy_vectors import BYTES
 from taylorshift_core.features import n_features
@@ -165,9 +165,9 @@ def _read(x: Array, weighted: Array, result: Array) -> None:
     width, length, columns = x.shape[1], x.shape[2], weighted.shape[2] - 1
     offsets, padded = width // 2 + 1, n_vectors(columns, x) * (BYTES // x.itemsize)
     tile, last, panels = zeros(n_rows(width) * TOKENS, x), zeros(TOKENS, x), zeros(TOKENS * padded, x)
-    state, form = zeros(width * offsets * padded, x), zeros(width * offsets, x)
+    state, form, one = memory(width * offsets * padded, x), memory(width * offsets, x), x.dtype.type(1)
     for head in range(result.shape[0]):
-        take_state(of_head(weighted, head), width, state, form)
+        take_state(of_head(weighted, head), width, one, one, state, form)
         for first in range(0, length, TOKENS):
             tokens = min(TOKENS, length - first)
             take(of_head(x, head), first, tokens, tile, n_rows(width))

@@ -32,6 +32,12 @@ def n_far(i: int, width: int) -> int:
 
 
 @compiled
+def n_near(offset: int, width: int) -> int:
+    """Return how many features have so large an offset."""
+    return width // 2 if 2 * offset == width else width
+
+
+@compiled
 def part_of(n: int, most: int, part: int) -> tuple[int, int]:
     """Return the first and the number of the rows in one of the parts of `n`, about as many in each, `most` at most."""
     parts = -(-n // most)
@@ -83,30 +89,28 @@ def give_row(sums: Array, moments: Array, width: int, i: int, offset: int, row: 
 
 
 @compiled
-def take_state(weighted: Array, width: int, state: Array, form: Array) -> None:
-    """Write a state, (features, columns), to panels, and its last column to a quadratic form."""
-    lanes, offsets, columns = BYTES // weighted.itemsize, width // 2 + 1, weighted.shape[1] - 1
-    for i in range(width):
-        for offset in range(n_far(i, width)):
-            row, place = weighted[offset * width + i], i * offsets + offset
-            form[place] = row[columns]
-            for at in range(0, columns, PANEL * lanes):
-                vectors, n = panel_at(at, columns, weighted)
-                start = width * offsets * at + place * vectors * lanes
+def take_state(weighted: Array, width: int, square: float, other: float, state: Array, form: Array) -> None:
+    """Write a state, (features, columns), to panels, and its last column to a quadratic form.
+
+    Features that are squares are multiplied by one factor, all others by another. What fills up a vector is zero.
+    """
+    lanes, offsets, step = BYTES // weighted.itemsize, width // 2 + 1, weighted.shape[1]
+    columns, flat = step - 1, weighted.reshape(weighted.size)
+    for at in range(0, columns, PANEL * lanes):
+        vectors, n = panel_at(at, columns, weighted)
+        span = vectors * lanes
+        for offset in range(offsets):
+            factor, start = other if offset else square, width * offsets * at + offset * span
+            source, rows = offset * width * step + at, n_near(offset, width)
+            for i in range(rows):
+                here, into = source + i * step, start + i * offsets * span
                 for column in range(n):
-                    state[start + column] = row[at + column]
-
-
-@compiled
-def take_readable(weighted: Array, width: int, state: Array, form: Array) -> None:
-    """Write a state, as `take_state` does, with each row times the multiplicity of its feature."""
-    take_state(weighted, width, state, form)
-    offsets, columns = width // 2 + 1, weighted.shape[1] - 1
-    state *= 2
-    form *= 2
-    scale_squares(state, width, columns, weighted.dtype.type(0.5))
-    for i in range(width):
-        form[i * offsets] *= weighted.dtype.type(0.5)
+                    state[into + column] = flat[here + column] * factor
+                state[into + n : into + span] = 0
+    for offset in range(offsets):
+        factor = other if offset else square
+        for i in range(n_near(offset, width)):
+            form[i * offsets + offset] = weighted[offset * width + i, columns] * factor
 
 
 @compiled

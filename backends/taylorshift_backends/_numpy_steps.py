@@ -20,7 +20,7 @@ from taylorshift_backends._numpy_features import (
     give_state,
     n_rows,
     read_features,
-    take_readable,
+    take_state,
 )
 from taylorshift_backends._numpy_items import (
     BETA,
@@ -160,10 +160,10 @@ def _read_job(kind: Any) -> Any:
             memory(TOKENS, query),
             memory(TOKENS * padded, query),
         )
-        state, form = zeros(width * offsets * padded, query), zeros(width * offsets, query)
+        state, form = memory(width * offsets * padded, query), memory(width * offsets, query)
         factors, shift = memory(TOKENS, query), memory(columns, query)
         size = kind(size_of(total[columns], dim, mean_size_one))
-        take_readable(weighted, width, state, form)
+        take_state(weighted, width, kind(1), kind(2), state, form)
         for first in range(begin, end, TOKENS):
             tokens = min(TOKENS, end - first)
             prepare(query, everything, first, tokens, factor, beta, normalise, tile, True)

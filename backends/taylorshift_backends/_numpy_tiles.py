@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from taylorshift_core import Backend
 
 Array = Any
-_WORTH_COMPILED = 32  # tokens
+_WORTH_LAYING_OUT = 8  # tokens of a tile: fewer read a state faster than it is laid out for compiled reading
 _KINDS = (np.float32, np.float64)  # that are summed in their own precision, and compiled
 
 
@@ -55,7 +55,7 @@ def _walk() -> Any:
 
 
 def _compiles(length: int) -> bool:
-    return COMPILED and length >= _WORTH_COMPILED
+    return COMPILED and length > 0
 
 
 def whole_step(name: str, *arrays: Array) -> Any:
@@ -107,7 +107,7 @@ def state_tile(backend: Backend, x: Array, values: Array, offsets: int) -> Array
 
 def read_tile(backend: Backend, x: Array, weighted: Array, offsets: int) -> Array:
     """Return the sum over features of features times weighted state, see `taylorshift_core.tiles.read_tile`."""
-    if _compiles(x.shape[-1]):
+    if COMPILED and x.shape[-1] >= _WORTH_LAYING_OUT:
         return _compiled().read_tile(backend, x, weighted, offsets)
     columns = weighted.shape[-1] - 1
     sums = _numpy_stacks.read(x, weighted[..., :columns], offsets)

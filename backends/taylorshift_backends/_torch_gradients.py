@@ -62,7 +62,7 @@ class _Attend(torch.autograd.Function):
         def pull(*cotangents: Array | None) -> Arrays:
             if forwards():
                 return _pulled_anew(ctx.evaluation, operands, cotangents)
-            if not torch.is_grad_enabled() and not transformed():  # nobody asks for derivatives of the gradients
+            if not torch.is_grad_enabled():  # nobody asks for derivatives of the gradients
                 return _pulled(ctx.evaluation, operands, _padded(kept, 2), cotangents)
             pulled: Arrays = _Pull.apply(ctx.evaluation, *cotangents, *_padded(kept, 2), *operands)
             return pulled
@@ -95,7 +95,8 @@ class _Pull(torch.autograd.Function):
         return None, *(gradients.get(i) for i in range(4 + len(Operands._fields)))
 
 
-for each in (_Attend, _Pull):  # PyTorch asks for it at each call, and to read it off the code takes longer than the call
+# PyTorch asks for it at each call, and to read it off the code takes longer than the call.
+for each in (_Attend, _Pull):
     each.forward.__signature__ = signature(each.forward)  # type: ignore[attr-defined]
 
 
