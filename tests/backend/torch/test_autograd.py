@@ -97,18 +97,20 @@ def test_gradients_through_a_state(form: str, is_causal: bool) -> None:
 
 @each_way
 def test_many_cotangents_at_once(library: Library, dtype: str, form: str, is_causal: bool) -> None:
-    """`grad(is_grads_batched=True)` of grouped heads, and `jacobian(vectorize=True)`, which is made of it."""
+    """`grad(is_grads_batched=True)` of grouped heads, `vmap` of `grad`, and `jacobian(vectorize=True)`, made of the first."""
     inputs = tensors(Problem(5, 5, 3, 2, 4, 2, (2,), (2,), (2,)), dtype, requires_grad=True)
     options = {"form": form, "is_causal": is_causal}
     output = attention(*inputs, **options, normalise_output=True)
     cotangents = torch.randn((3, *output.shape), dtype=output.dtype)
     found = torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)
+    pulled = vmap(lambda by: torch.autograd.grad(output, inputs, by, retain_graph=True))(cotangents)
     settings = {"normalise_output": True, "allowed": causal(5, 5) if is_causal else None}
     for i, cotangent in enumerate(cotangents):
         expected = gradients_oracle(*map(exact, inputs), exact(cotangent), **settings)
-        for name, gradients in zip(NAMES, found, strict=False):
+        for name, *both in zip(NAMES, found, pulled, strict=False):
             by, size = expected[name]
-            assert_matches(library, dtype, gradients[i], by, terms=4 * (20 + 7) * 56, reference=size)
+            for gradients in both:
+                assert_matches(library, dtype, gradients[i], by, terms=4 * (20 + 7) * 56, reference=size)
     few = [x.detach()[0, 0] for x in inputs]
     jacobians = [
         torch.autograd.functional.jacobian(lambda *arrays: attention(*arrays, **options), tuple(few), vectorize=each)
