@@ -13,7 +13,7 @@ from taylorshift_backends._numpy_threads import n_threads, one_thread_each, run_
 from taylorshift_core import loops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from taylorshift_core import Run
 
@@ -216,14 +216,18 @@ def _pieces(length: int, tile: int, threads: int, n_heads: int) -> list[tuple[in
 
 
 def _head(arrays: Arrays, index: tuple[int, ...]) -> Arrays:
-    """Return the matrices of one head; axes of size 1 broadcast."""
-    axes = len(index)
-    return tuple(array[tuple(0 if array.shape[i] == 1 else index[i] for i in range(axes))] for array in arrays)
+    """Return the matrices of one head; axes of size 1 broadcast, and so do those that an array does not have."""
+    return tuple(array[tuple(0 if size == 1 else i for size, i in _axes(array, index))] for array in arrays)
 
 
 def _own(arrays: Arrays, own: tuple[slice, ...]) -> Arrays:
-    """Return a part of the leading axes of each array; axes of size 1 broadcast."""
+    """Return a part of the leading axes of each array, which broadcast in the same way."""
     return tuple(
-        array[tuple(slice(None) if size == 1 else part for size, part in zip(array.shape, own, strict=False))]
-        for array in arrays
+        array[tuple(slice(None) if size == 1 else part for size, part in _axes(array, own))] for array in arrays
     )
+
+
+def _axes(array: Array, places: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    """Return the sizes of the leading axes of an array, each with its place."""
+    leading = array.shape[:-2]
+    return zip(leading, places[len(places) - len(leading) :], strict=True)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from compare import assert_matches
 from gradient_oracle import NAMES, gradients_oracle
-from gradient_ways import pulled
+from gradient_ways import assert_gradients, pulled
+from oracle import causal
+from problems import Problem
 
 from taylorshift_backends import _numpy_loops
 from taylorshift_core import loops
@@ -53,3 +55,10 @@ def test_gradients_of_one_long_head(library: Library, form: str) -> None:
     for name, gradient in zip(NAMES, gradients, strict=True):
         by, size = wanted[name]
         assert_matches(library, "float64", gradient, by, terms=4 * 3000, reference=size)
+
+
+@pytest.mark.parametrize("form", ["direct", "efficient"])
+@pytest.mark.parametrize("length", [7, 130])
+def test_derivatives_of_one_head_alone(library: Library, dtype: str, length: int, form: str) -> None:
+    """Forwards and backwards: what has no axis of heads, such as which token sees which, is not cut as if it had."""
+    assert_gradients(library, dtype, Problem(length, length, 5, 3, 1, 1), form, causal(length, length), is_causal=True)
