@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from taylorshift_core.features import n_features
-from taylorshift_core.walk import Walk, plan_walk, scores_of_a_state, split_walk
+from taylorshift_core.walk import Walk, chunk_of_gradients, plan_walk, scores_of_a_state, split_walk
 
 TILE = 192
 each_length = pytest.mark.parametrize("length", [1, 95, 96, 97, 500, 1000, 3000])
@@ -87,3 +87,19 @@ def test_parts_are_even_and_leave_nothing_out(length: int, width: int, columns: 
     chunk_cost = 2 * walk.chunk * (length + equal) + equal * walk.chunk
     costs = [walk.cost(equal, 2, start, stop) for start, stop in pairwise(cuts)]
     assert max(costs) - min(costs[:-1], default=max(costs)) <= 2 * chunk_cost
+
+
+@pytest.mark.parametrize("head_dim", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("length", [509, 4096, 20_000, 65_536])
+def test_states_of_all_chunks_of_gradients_are_no_larger_than_the_tokens(head_dim: int, length: int) -> None:
+    width = head_dim + 1
+    chunk = chunk_of_gradients(length, width, width, TILE, past=False)
+    if chunk < length:
+        assert length // chunk * n_features(width) * width <= length * 2 * width
+    if length in (4096, 65_536):  # has divisors of any size: no chunk is left over
+        assert length % chunk == 0
+
+
+def test_gradients_that_read_a_past_are_made_in_chunks_however_few_tokens_there_are() -> None:
+    lengths = [chunk_of_gradients(500, 17, 17, TILE, past=past) for past in (False, True)]
+    assert lengths[0] == 500 > lengths[1]

@@ -84,6 +84,14 @@ def options_of(run: Run, parts: int) -> Array:
 
 
 @compiled
+def part_of_triangle_at(item: int, parts: int, length: int) -> tuple[int, int, int]:
+    """Return the same where a token meets those up to its own: parts that make about as many scores."""
+    head, part, blocks = item // parts, item % parts, -(-length // _WHOLE)
+    first, last = blocks * math.sqrt(part / parts), blocks * math.sqrt((part + 1) / parts)
+    return head, min(round(first) * _WHOLE, length), min(round(last) * _WHOLE, length)
+
+
+@compiled
 def part_at(item: int, parts: int, length: int) -> tuple[int, int, int]:
     """Return the head of an item, and the first token of its part and the one behind the last."""
     head, part, blocks = item // parts, item % parts, -(-length // _WHOLE)

@@ -22,6 +22,7 @@ from taylorshift_backends._numpy_items import (
     kept_of,
     options_of,
     part_at,
+    part_of_triangle_at,
     parts_for,
     threads_for,
 )
@@ -88,8 +89,13 @@ def meet_vjp(
     key: Array,
     value: Array,
     mask: Array | None = None,
+    *,
+    is_causal: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the gradients to queries, to the scale of each, to keys, and to values, where every query sees all keys."""
+    """Return the gradients to queries, to the scale of each, to keys, and to values, where every query sees all keys.
+
+    Or, `is_causal`, those up to its own place; then there are as many queries as keys.
+    """
     given = query, kept, cotangent, scale, key, value
     leading, (length, dim) = leading_of(*given, *(() if mask is None else (mask,))), query.shape[-2:]
     heads = math.prod(leading)
@@ -99,9 +105,14 @@ def meet_vjp(
     to_query, to_scale = (np.empty((*leading, length, n), query.dtype) for n in (dim, 1))
     to_key, to_value = (np.zeros((heads * parts, *each.shape[-2:]), query.dtype) for each in (key, value))
     results = _by_head(to_query), _by_head(to_scale), to_key, to_value
-    options = np.append(options_of(run, parts), float(run.plan.query_tile)).reshape((1, 1, -1))
+    options = np.append(options_of(run, parts), (run.plan.query_tile, is_causal)).reshape((1, 1, -1))
     do(_meet_vjp_job, heads * parts, threads, leading, (*given, kept_of(mask)), options, *results)
     return to_query, to_scale, _summed(to_key, leading, parts), _summed(to_value, leading, parts)
+
+
+def meet_causal_vjp(run: Run, *arrays: Array) -> tuple[Array, Array, Array, Array]:
+    """Return the gradients of `meet_vjp` where a query sees the keys up to its own place."""
+    return meet_vjp(run, *arrays, is_causal=True)
 
 
 def _by_head(array: Array) -> Array:
@@ -180,6 +191,31 @@ def _add_totals(across: Array, totals: Array) -> None:
 
 
 @compiled
+def _fill(totals: Array, tile: Array) -> None:
+    """Write a number a column to all tokens of a tile."""
+    for column in range(totals.shape[0]):
+        tile[column * TOKENS : (column + 1) * TOKENS] = totals[column]
+
+
+@compiled
+def _add_later(cotangents: Array, begin: int, end: int, first: int, tokens: int, totals: Array, tile: Array) -> None:
+    """Write to a tile of keys the sums of the columns of their own query and those behind it, whose totals are given.
+
+    Queries from `begin` to `end` stand in tiles of cotangents. Totals are those of the first key's query on afterwards.
+    """
+    columns = totals.shape[0]
+    for column in range(columns):
+        total = totals[column]
+        for token in range(tokens - 1, -1, -1):
+            query = first + token - begin
+            if 0 <= query < end - begin:
+                total += cotangents[(query // TOKENS * columns + column) * TOKENS + query % TOKENS]
+            tile[column * TOKENS + token] = total
+        tile[column * TOKENS + tokens : (column + 1) * TOKENS] = 0
+        totals[column] = total
+
+
+@compiled
 def _give_readable(
     sums: Array, moments: Array, width: int, gamma: float, totals: Array, to_counts: float, state: Array
 ) -> None:
@@ -235,9 +271,14 @@ def _meet_vjp_job(kind: Any) -> Any:
     def meet_vjp(address: int, item: int) -> None:
         given = operands_at(address)
         options = operand(given, 7, 0, np.float64)[0]
-        normalise, mean_size_one, longest = options[NORMALISE] != 0, options[MEAN_SIZE_ONE] != 0, int(options[-1])
+        normalise, mean_size_one = options[NORMALISE] != 0, options[MEAN_SIZE_ONE] != 0
+        longest, is_causal = int(options[-2]), options[-1] != 0
         beta, gamma = kind(options[BETA]), kind(options[GAMMA])
-        head, begin, end = part_at(item, int(options[PARTS]), operand(given, 0, 0, kind).shape[0])
+        parts, length = int(options[PARTS]), operand(given, 0, 0, kind).shape[0]
+        if is_causal:
+            head, begin, end = part_of_triangle_at(item, parts, length)
+        else:
+            head, begin, end = part_at(item, parts, length)
         query, kept, cotangent = (
             operand(given, 0, head, kind),
             operand(given, 1, head, kind),
@@ -250,8 +291,8 @@ def _meet_vjp_job(kind: Any) -> Any:
         for first in range(begin, end, longest):
             last = min(first + longest, end)
             _meet_vjp(
-                query, kept, cotangent, key, value, mask, factor, beta, gamma, normalise, mean_size_one, first, last,
-                to_query, to_scale, to_key, to_value,
+                query, kept, cotangent, key, value, mask, factor, beta, gamma, normalise, mean_size_one, is_causal,
+                first, last, to_query, to_scale, to_key, to_value,
             )  # fmt: skip
 
     return meet_vjp
@@ -260,12 +301,13 @@ def _meet_vjp_job(kind: Any) -> Any:
 @compiled
 def _meet_vjp(
     query: Array, kept: Array, cotangent: Array, key: Array, value: Array, mask: Array, factor: float, beta: float,
-    gamma: float, normalise: bool, mean_size_one: bool, begin: int, end: int, to_query: Array, to_scale: Array,
-    to_key: Array, to_value: Array,
+    gamma: float, normalise: bool, mean_size_one: bool, is_causal: bool, begin: int, end: int, to_query: Array,
+    to_scale: Array, to_key: Array, to_value: Array,
 ) -> None:  # fmt: skip
     """Write the gradients of some queries of a head, and add those to its keys and values.
 
-    All are prepared and all their gradients stand by, so that a key is prepared once for all of them.
+    All are prepared and all their gradients stand by, so that a key is prepared once for all of them. Keys come from
+    the last on: causal gradients to values have a part that is a sum over all later queries.
     """
     (n_keys, columns), dim, one = value.shape, query.shape[1], value.dtype.type(1)
     width, n_tiles, everything = dim + 1, -(-(end - begin) // TOKENS), np.empty(0, np.bool_)
@@ -282,19 +324,26 @@ def _meet_vjp(
         across = cotangents[i * of_sums : (i + 1) * of_sums]
         prepare(query, everything, first, some, factor, beta, normalise, near[i * of_tile : (i + 1) * of_tile], False)
         take_gradients(kept, cotangent, first, some, dim, mean_size_one, outputs, across)
-        _add_totals(across, totals)
-    for first in range(0, n_keys, TOKENS):
+        if not is_causal:
+            _add_totals(across, totals)
+    n_keys = min(n_keys, end) if is_causal else n_keys
+    for first in range((n_keys - 1) // TOKENS * TOKENS, -1, -TOKENS):
         tokens = min(TOKENS, n_keys - first)
         prepare_with(key, mask, first, tokens, one, one, normalise, tile, False, factors)
         take_values(value, mask, first, tokens, 2 * one, values)
         lay_across(tile, tokens, dim, rows)
         back[:] = 0
-        for column in range(columns):
-            to_values[column * TOKENS : (column + 1) * TOKENS] = gamma * totals[column]
+        if is_causal:
+            _add_later(cotangents, begin, end, first, tokens, totals, to_values)
+        else:
+            _fill(totals, to_values)
+        for column in range(columns * TOKENS):
+            to_values[column] *= gamma
         for i in range(n_tiles):
+            ahead = begin + i * TOKENS - first if is_causal else TOKENS
             add_scores_back(
                 near[i * of_tile :], cotangents[i * of_sums :], tile, values, rows,
-                min(TOKENS, end - begin - i * TOKENS), tokens, width, columns + 1,
+                min(TOKENS, end - begin - i * TOKENS), tokens, ahead, width, columns + 1,
                 squares, to_scores, to_queries[i * of_panels :], back, to_values,
             )  # fmt: skip
         pull_rows(key, first, tokens, tile, factors, one, normalise, back)

@@ -47,6 +47,10 @@ class Causal:
         end = prefix + whole_blocks
         return prefix, end, min(end + self.block, key_length)
 
+    def is_plain(self, query_length: int, key_length: int) -> bool:
+        """Tell whether each query sees the keys up to its own place, and no others."""
+        return self.prefix == 0 and self.block == 1 and 0 < query_length <= key_length
+
     def chunk(self, tile: int) -> int:
         """Return a chunk length of about `tile` tokens in whole blocks."""
         return max(tile // self.block, 1) * self.block
@@ -256,10 +260,10 @@ def _attend_chunks(
     """Attend several chunks side by side, on an axis of their own: each to itself, and to the state before it."""
     chunk = query.shape[-2] if chunk is None else chunk
     xp, backend, (*masks, scale) = run.xp, run.backend, rest
-    query, key, value, *masks = (_stand_side_by_side(xp, array, chunk) for array in (query, key, value, *masks))
+    query, key, value, *masks = (stand_side_by_side(xp, array, chunk) for array in (query, key, value, *masks))
     mask = masks[0] if masks else None
     own, values = prepare_key(backend, key, mask, run.weighting), prepare_value(backend, value, mask)
-    befores, state = _running_sums(xp, state, _efficient.state_of(run, own, values))
+    befores, state = running_sums(xp, state, _efficient.state_of(run, own, values))
     x = prepare_query(backend, query, xp.expand_dims(scale, axis=scale.ndim - 2), run.weighting)
     sums, count = _direct.meet_allowed(run, x, xp.matrix_transpose(own), values, causal.allowed(xp, x))
     weighted, totals = _efficient.readable(run, befores, x.shape[-2])
@@ -268,20 +272,20 @@ def _attend_chunks(
     return state, (xp.reshape(output, (*output.shape[:-3], output.shape[-3] * chunk, output.shape[-1])),)
 
 
-def _stand_side_by_side(xp: Any, tokens: Array, chunk: int) -> Array:
+def stand_side_by_side(xp: Any, tokens: Array, chunk: int) -> Array:
     """Return (..., length, columns) as (..., chunks, chunk, columns)."""
     *leading, length, columns = tokens.shape
     return xp.reshape(tokens, (*leading, length // chunk, chunk, columns))
 
 
-def _running_sums(xp: Any, state: Array, parts: Array) -> tuple[Array, Array]:
-    """Return the states before each of (..., chunks, D, columns), and the one behind all."""
-    befores = []
-    for i in range(parts.shape[-3]):
+def running_sums(xp: Any, state: Array, parts: Array, *, backwards: bool = False) -> tuple[Array, Array]:
+    """Return the states before each of (..., chunks, D, columns), and the one behind all; `backwards` from the last on."""
+    befores, step = [], -1 if backwards else 1
+    for i in range(parts.shape[-3])[::step]:
         befores.append(state)
         state = state + parts[..., i, :, :]
     # Dask asks for the kind of a result by calling with no token: then there is no chunk.
-    return xp.stack(befores, axis=state.ndim - 2) if befores else parts, state
+    return xp.stack(befores[::step], axis=state.ndim - 2) if befores else parts, state
 
 
 def _join(run: Run, outputs: list[Array]) -> Array:

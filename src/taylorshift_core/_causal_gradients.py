@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taylorshift_core import _efficient
+from taylorshift_core import _chunk_gradients, _efficient
 from taylorshift_core._direct_gradients import scores_vjp, values_vjp
 from taylorshift_core._divide import divide_vjp
 from taylorshift_core._efficient_gradients import (
@@ -21,10 +21,10 @@ from taylorshift_core._efficient_gradients import (
     summarise_vjp,
     weighted_vjp,
 )
-from taylorshift_core._leading import spread, sum_to
+from taylorshift_core._leading import leading_of, spread, sum_to, zeros
 from taylorshift_core._prepare import prepare_key, prepare_value
 from taylorshift_core._prepare_gradients import key_vjp, query_vjp, units_of, value_vjp
-from taylorshift_core.features import apply_multiplicity
+from taylorshift_core.features import apply_multiplicity, n_features
 from taylorshift_core.loops import cut, join
 
 if TYPE_CHECKING:
@@ -36,13 +36,19 @@ Arrays = tuple[Array, ...]
 
 
 def attend_vjp(
-    run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scale: Array, past: Array | None, to_state: Array
+    run: Run, causal: Causal, reading: Arrays, tokens: Arrays, scale: Array, past: Array | None, to_state: Array | None
 ) -> Arrays:
     """Return the gradients to queries, to the scale of each, to keys, to values, and to the state they started from.
 
     `reading` is (query, kept, cotangent), `tokens` is (key, value) or (key, value, mask), and `to_state` is the gradient
-    to the state behind all keys. Costs 5 products of features where the forward pass has 2.
+    to the state behind all keys, or None. Costs 5 products of features where the forward pass has 2.
     """
+    gradients = _chunk_gradients.attend_vjp(run, causal, reading, tokens, scale, past, to_state)
+    if gradients is not None:
+        return gradients
+    if to_state is None:
+        shape = n_features(tokens[0].shape[-1] + 1), tokens[1].shape[-1] + 1
+        to_state = zeros(run.xp, reading[1], (*leading_of(*tokens, *(() if past is None else (past,))), *shape))
     to_query = _queries_vjp(run, causal, reading, tokens, scale, past)
     return *to_query, *_keys_vjp(run, causal, reading, tokens, scale, to_state)
 

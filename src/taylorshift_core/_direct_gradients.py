@@ -28,13 +28,10 @@ def attend_vjp(
     the last to the first: once none is left that sees a key, its gradient is whole, and no longer carried along. Beside
     the gradients it holds the prepared keys and values and theirs, O(key_length * (head_dim + value_dim)).
     """
+    found = whole_vjp(run, reading, tokens, scale, causal) if allowed is None else None
+    if found is not None:
+        return found
     key, value, *mask = tokens
-    if causal is None and allowed is None:
-        step: Any = run.backend.whole_step("meet_vjp", *reading, scale, key, value)
-        if step is not None:
-            to_query, to_scale, *of_tokens = step(run, *reading, scale, *tokens)
-            to_key, to_value = (sum_to(run.xp, each, leading_of(*tokens)) for each in of_tokens)
-            return to_query, to_scale, to_key, to_value
     xp, prepared, kept = run.xp, prepare_all(run, key, value, mask[0] if mask else None), reading[1]
     shape = *kept.shape[:-2], key.shape[-2], prepared[0].shape[-1] + prepared[1].shape[-1]
     carry = xp.broadcast_to(zeros(xp, kept, (1,) * len(shape)), shape)
@@ -52,6 +49,26 @@ def attend_vjp(
     of_keys.append(_prepared_vjp(run, cut(tokens, 0, carry.shape[-2]), carry))
     to_query, to_scale = join(xp, of_queries[::-1])
     return to_query, to_scale, *join(xp, of_keys[::-1])
+
+
+def whole_vjp(
+    run: Run, reading: Arrays, tokens: Arrays, scale: Array, causal: Causal | None
+) -> tuple[Array, Array, Array, Array] | None:
+    """Return the same by a whole step of the backend, or None where it has none for them."""
+    name, own, queries, keys = "meet_vjp", tokens, reading[0].shape[-2], tokens[0].shape[-2]
+    if causal is not None:
+        if not causal.is_plain(queries, keys):
+            return None
+        name, own = "meet_causal_vjp", cut(tokens, 0, queries)
+    step: Any = run.backend.whole_step(name, *reading, scale, *own[:2])
+    if step is None:
+        return None
+    to_query, to_scale, *of_tokens = step(run, *reading, scale, *own)
+    to_tokens = tuple(sum_to(run.xp, each, leading_of(*tokens)) for each in of_tokens)
+    if keys > own[0].shape[-2]:  # seen by none
+        unseen = tuple(zeros(run.xp, each, (*each.shape[:-2], keys - queries, each.shape[-1])) for each in to_tokens)
+        to_tokens = join(run.xp, [to_tokens, unseen])
+    return to_query, to_scale, *to_tokens
 
 
 def spans(

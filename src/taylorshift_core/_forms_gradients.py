@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _causal_gradients, _direct_gradients, _efficient_gradients
-from taylorshift_core._leading import leading_of, sum_to, zeros
-from taylorshift_core.features import n_features
+from taylorshift_core._leading import sum_to
 
 if TYPE_CHECKING:
     from taylorshift_core._forms import Inputs
@@ -29,21 +28,18 @@ def attend_vjp(run: Run, inputs: Inputs, kept: Arrays, cotangent: Array, to_stat
     tokens = (inputs.key, inputs.value) if inputs.mask is None else (inputs.key, inputs.value, inputs.mask)
     if run.plan.form == "direct":
         return _direct(run, inputs, reading, tokens, to_state)
-    past = () if inputs.past is None else (inputs.past,)
-    if to_state is None:
-        shape = n_features(inputs.key.shape[-1] + 1), inputs.value.shape[-1] + 1
-        to_state = zeros(run.xp, kept[0], (*leading_of(*tokens, *past), *shape))
     if inputs.causal is None:
         gradients = _efficient(run, reading, tokens, inputs.scale, kept[1], to_state)
     else:
         causal = inputs.causal, reading, tokens, inputs.scale, inputs.past, to_state
         gradients = _causal_gradients.attend_vjp(run, *causal)
-    return gradients if past else (*gradients[:-1], None)
+    return (*gradients[:-1], None) if inputs.past is None else gradients
 
 
-def _efficient(run: Run, reading: Arrays, tokens: Arrays, scale: Array, state: Array, to_state: Array) -> Arrays:
+def _efficient(run: Run, reading: Arrays, tokens: Arrays, scale: Array, state: Array, to_state: Array | None) -> Arrays:
     to_query, to_scale, from_read = _efficient_gradients.read_vjp(run, reading, scale, state)
-    to_state = to_state + sum_to(run.xp, from_read, to_state.shape[:-2])
+    from_read = sum_to(run.xp, from_read, state.shape[:-2])
+    to_state = from_read if to_state is None else to_state + from_read
     return to_query, to_scale, *_efficient_gradients.summarise_vjp(run, tokens, to_state), to_state
 
 

@@ -8,18 +8,34 @@ half times that number of tokens, all are met by scores, in either form.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from functools import lru_cache
 from typing import NamedTuple
 
 from taylorshift_core.features import n_features
 
+_DEARER_BACK = 2.3  # the gradients of a state than as many of scores: about 3.3, 2.4 and 2.2 at the same
 _DEARER = 1.07  # a multiplication of the state than one of a score: measured at head_dim 16, 32 and 64
 
 
 def scores_of_a_state(width: int, columns: int) -> float:
     """Return how many scores cost what one token costs that is summed, or that reads: `columns` count that of ones."""
     return _DEARER * n_features(width) * columns / (width + columns)
+
+
+def chunk_of_gradients(length: int, width: int, columns: int, tile: int, *, past: bool) -> int:
+    """Return the tokens of a chunk, in gradients of all chunks at once: all tokens, where states cost more than scores.
+
+    It has so many that its scores cost about a third of its state. That number is proportional to the size of a state
+    over that of a token, so the states of all chunks take about as much memory as all tokens.
+    """
+    equal = scores_of_a_state(width, columns)
+    chunk = max(tile // 2, round(1.5 * equal / tile) * tile)
+    if not past and length <= 2 * _DEARER_BACK * equal + chunk:
+        return length
+    even = (length // n for n in range(max(1, length // (2 * chunk)), 2 * length // chunk + 1) if length % n == 0)
+    return min(even, key=lambda each: abs(math.log(each / chunk)), default=min(chunk, length))
 
 
 class Walk(NamedTuple):
