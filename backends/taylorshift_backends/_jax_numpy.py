@@ -8,7 +8,8 @@ at work; what it is built on hands over arrays of NumPy. JAX knows of both kinds
 
 from __future__ import annotations
 
-import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -28,27 +29,28 @@ if TYPE_CHECKING:
 
 Array = Any
 Arrays = tuple[Array, ...]
-_WORTH_A_CALL = {  # multiply-adds of a form from which on a method is faster in NumPy; others never are
-    "efficient": {"attend": 20e6, "attend_keeping": 20e6, "vjp": 5e6},
-    "direct": {"attend": 100e6, "attend_keeping": 100e6},
-}
+_ALLOWED = os.environ.get("TAYLORSHIFT_JAX_CALLS", "1") != "0"
+_LEAST = {"direct": 8e6, "efficient": 2e6}  # multiply-adds of a form, from which on it is faster in NumPy
+_FASTER = ("attend", "attend_keeping", "vjp")  # methods that NumPy has whole steps for; tangents have none
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _KINDS = (*_FLOATS, np.dtype(np.bool_))
 
 
 def stand_in(query: Array) -> str | None:
-    """Return the adapter that attention of arrays like this one is planned for, see `taylorshift_core.Backend`."""
-    return (
-        "numpy" if query.dtype in _FLOATS and _on_one_cpu(query) and _has_sizes(query) and _numpy_is_faster() else None
-    )
+    """Return the adapter that attention of arrays like this one may be planned for, see `taylorshift_core.Backend`."""
+    return "numpy" if _numpy_is_faster() and query.dtype in _FLOATS and _on_one_cpu(query) else None
+
+
+def worth_a_call(plan: Plan) -> bool:
+    """Tell whether attention that follows a plan of NumPy's is faster there, forwards and backwards, than in XLA."""
+    return plan.work.products >= _LEAST[plan.form]
 
 
 def elsewhere(evaluation: Evaluation, method: str, *given: Any) -> Any:
-    """Return what a method of an evaluation returns: by a call of NumPy where it is worth one, else in operations of JAX."""
+    """Return what a method of an evaluation returns: by a call of NumPy, or if NumPy is not faster in operations of JAX."""
     arrays, tree = jax.tree.flatten(given)
     arrays = [jnp.asarray(each, evaluation.call.dtype) if isinstance(each, float | int) else each for each in arrays]
-    fitting = all(each.dtype in _KINDS and _has_sizes(each) for each in arrays)
-    if not fitting or not _is_worth_a_call(evaluation.run.plan, method):
+    if method not in _FASTER or not _numpy_is_faster() or not all(each.dtype in _KINDS for each in arrays):
         return getattr(evaluation.without_stand_in(), method)(*given)
     call = _Call(evaluation, method, tree)
     results = jax.eval_shape(partial(_in_jax, call), *arrays)
@@ -58,22 +60,13 @@ def elsewhere(evaluation: Evaluation, method: str, *given: Any) -> Any:
 @cache
 def _numpy_is_faster() -> bool:
     """Tell whether NumPy's steps are compiled, and side by side; else they are no faster than what XLA makes."""
-    return find_spec("threadpoolctl") is not None and load_backend("numpy").tokens_at_once is not None
-
-
-def _is_worth_a_call(plan: Plan, method: str) -> bool:
-    return plan.work.products >= _WORTH_A_CALL[plan.form].get(method, math.inf)
+    return _ALLOWED and find_spec("threadpoolctl") is not None and load_backend("numpy").tokens_at_once is not None
 
 
 def _on_one_cpu(array: Array) -> bool:
     if isinstance(array, jax.core.Tracer):
         return jax.default_backend() == "cpu"
     return [device.platform for device in array.devices()] == ["cpu"]
-
-
-def _has_sizes(array: Array) -> bool:
-    """Tell whether all sizes are known, and none is a symbol of `jax.export`."""
-    return all(isinstance(size, int) for size in array.shape)
 
 
 @dataclass(frozen=True)
@@ -114,11 +107,19 @@ def _abstract(*arrays: Any, call: _Call) -> list[Any]:
 
 def _lower(context: mlir.LoweringRuleContext, *arrays: Any, call: _Call) -> Any:
     """Return the code of a call of NumPy where the arrays of the program lie whole on one CPU, else of JAX's operations."""
-    module = context.module_context
-    if module.lowering_parameters.for_export or len(module.platforms) > 1 or not _is_whole(module.axis_context):
+    module, kinds = context.module_context, (context.avals_in, context.avals_out)
+    here = not module.lowering_parameters.for_export and len(module.platforms) == 1 and _is_whole(module.axis_context)
+    if not here or not all(_is_known_to_all_threads(kind.dtype) for kind in context.avals_out):
         return _lower_in_jax(context, *arrays, call=call)
-    kinds = context.avals_in, context.avals_out
     return mlir.emit_python_callback(context, call.in_numpy, None, arrays, *kinds, has_side_effect=False)[0]
+
+
+def _is_known_to_all_threads(dtype: Any) -> bool:
+    """Tell whether a call may return this dtype in any thread: `jax.enable_x64` is one thread's, which may not make the call."""
+    if dtype != np.float64:
+        return True
+    with ThreadPoolExecutor(1) as another:
+        return bool(another.submit(jax.dtypes.canonicalize_dtype, dtype).result() == dtype)
 
 
 def _is_whole(axes: Any) -> bool:

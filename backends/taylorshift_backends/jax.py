@@ -11,7 +11,7 @@ from jax import numpy as jnp
 
 from taylorshift_backends._jax_gradients import differentiable
 from taylorshift_backends._jax_loops import fold_tiles, map_tiles, scan_tiles
-from taylorshift_backends._jax_numpy import elsewhere, stand_in
+from taylorshift_backends._jax_numpy import elsewhere, stand_in, worth_a_call
 from taylorshift_core import Backend
 from taylorshift_core.pytrees import CLASSES
 
@@ -50,6 +50,7 @@ BACKEND = Backend(
     map_tiles=map_tiles,
     scan_tiles=scan_tiles,
     stand_in=stand_in,
+    worth_a_call=worth_a_call,
     elsewhere=elsewhere,
     differentiable=differentiable,
     wait=jax.block_until_ready,

@@ -106,7 +106,7 @@ def test_derivatives(library: Library, mode: str, form: str, is_causal: bool) ->
         np.testing.assert_allclose(by, wanted, rtol=0, atol=1e-12 * max(1.0, float(jnp.max(jnp.abs(wanted)))))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode == "hessian" or mode not in SECOND_ORDER])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_derivatives_where_numpy_is_called(library: Library, calls: list[str], mode: str, is_causal: bool) -> None:
     """Of the first order NumPy's own, backwards; all others JAX's, of the same in its operations."""
