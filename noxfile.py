@@ -29,6 +29,7 @@ VARIABLES = {  # what some libraries read before they are imported; {} is the en
         "JAX_ENABLE_X64": "1",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
         " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+        "TAYLORSHIFT_COMPILED": "0",  # which takes minutes; the few tests of JAX that need it ask for it
     },
     "mlx": {"MLX_BFS_MAX_WIDTH": "1"},  # tile after tile in mx.grad too, see the adapter
     # OpenMP's threads spin while they wait, and take the processor of the next process.

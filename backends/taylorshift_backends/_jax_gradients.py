@@ -38,9 +38,13 @@ def differentiable(evaluation: Evaluation, operands: Operands) -> Arrays:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-@partial(jax.jit, static_argnums=0)
-def _attend(evaluation: Evaluation, operands: Operands) -> Arrays:
+def _with_tangents(evaluation: Evaluation, operands: Operands) -> Arrays:
     return evaluation.attend(operands)
+
+
+# The program is around what has tangents of its own: the other way round JAX looks into the function at each call, which
+# took as long again as the rest of a small one.
+_attend = jax.jit(_with_tangents, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -48,7 +52,7 @@ def _attend_keeping(evaluation: Evaluation, operands: Operands) -> tuple[Arrays,
     return evaluation.attend_keeping(operands)
 
 
-@_attend.defjvp
+@_with_tangents.defjvp
 def _attend_jvp(evaluation: Evaluation, primals: tuple[Operands], tangents: tuple[Operands]) -> tuple[Arrays, Arrays]:
     """Return results and tangents, the latter by the primitive."""
     (operands,), (moving,) = primals, tangents

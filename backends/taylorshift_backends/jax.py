@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,6 +11,7 @@ from jax import numpy as jnp
 
 from taylorshift_backends._jax_gradients import differentiable
 from taylorshift_backends._jax_loops import fold_tiles, map_tiles, scan_tiles
+from taylorshift_backends._jax_numpy import elsewhere, stand_in, worth_a_call
 from taylorshift_core import Backend
 from taylorshift_core.pytrees import CLASSES
 
@@ -23,12 +25,21 @@ for each in CLASSES:
 
 
 def peak_memory(function: Callable[[], Array]) -> tuple[Array, int]:
-    """Call `function`, compiled; return its result and the bytes that its program holds beside its inputs, as compiled."""
+    """Call `function`, compiled; return its result and the bytes that its program holds beside its inputs, as compiled.
+
+    What NumPy allocates where the program calls it is measured.
+    """
     traced, shapes = jax.make_jaxpr(function, return_shape=True)()
     program = jax.jit(lambda *arrays: jax.core.eval_jaxpr(traced.jaxpr, arrays)).lower(*traced.consts).compile()
     memory = program.memory_analysis()
-    results = jax.tree.unflatten(jax.tree.structure(shapes), program(*traced.consts))
-    return results, memory.temp_size_in_bytes + memory.output_size_in_bytes
+    tracemalloc.start()
+    try:
+        found = jax.block_until_ready(program(*traced.consts))
+        called = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    results = jax.tree.unflatten(jax.tree.structure(shapes), found)
+    return results, memory.temp_size_in_bytes + memory.output_size_in_bytes + called
 
 
 BACKEND = Backend(
@@ -38,6 +49,9 @@ BACKEND = Backend(
     fold_tiles=fold_tiles,
     map_tiles=map_tiles,
     scan_tiles=scan_tiles,
+    stand_in=stand_in,
+    worth_a_call=worth_a_call,
+    elsewhere=elsewhere,
     differentiable=differentiable,
     wait=jax.block_until_ready,
     peak_memory=peak_memory,

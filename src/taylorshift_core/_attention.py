@@ -210,8 +210,8 @@ def evaluation_of(
     if plan is None:
         visible = "all" if causal is None else "causal"
         visible = visible if attn_mask is None else "dense"
-        past, planner = state is not None, call.planner
-        plan = call.plan(form, objective, visible=visible, past=past, with_state=return_state, backend=planner)
+        past = state is not None
+        plan = call.plan(form, objective, visible=visible, past=past, with_state=return_state, elsewhere=True)
     run = Run(call.backend, plan, call.weighting, normalise_output)
     sums = None if state is None else state.sums
     return Evaluation(call, run, causal, return_state), Operands(query, key, value, scale, sums, key_mask, attn_mask)

@@ -42,6 +42,10 @@ def _no_stand_in(array: Array) -> None:  # noqa: ARG001  this adapter computes b
     return None
 
 
+def _always_worth_it(plan: Any) -> bool:  # noqa: ARG001  whoever stands in takes all
+    return True
+
+
 def _not_elsewhere(evaluation: Any, method: str, *given: Any) -> Any:
     return getattr(evaluation.without_stand_in(), method)(*given)
 
@@ -125,6 +129,9 @@ class Backend:
     stand_in
         ``query -> name or None``: the adapter for which attention is planned, because this one has it computed there, on
         views of the same memory.
+    worth_a_call
+        ``plan -> bool``: whether what such a plan of the stand-in does is worth a call of it; if not, attention is planned
+        for this one.
     elsewhere
         ``(evaluation, method, *arguments) -> result``: calls a method of such an evaluation, on views by
         `Evaluation.of_stand_in`, or where that is impossible by `Evaluation.without_stand_in`.
@@ -172,6 +179,7 @@ class Backend:
     scan_tiles: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_tiles
     scan_sums: Callable[..., tuple[Array, tuple[Array, ...]]] = loops.scan_sums
     stand_in: Callable[[Array], str | None] = _no_stand_in
+    worth_a_call: Callable[[Any], bool] = _always_worth_it
     elsewhere: Callable[..., Any] = _not_elsewhere
     differentiable: Callable[[Any, Any], tuple[Array, ...]] = _not_recorded
     no_gradients: str | None = None

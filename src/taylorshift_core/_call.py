@@ -23,7 +23,7 @@ TAYLOR = (0.5, 1.0, 1.0)  # of exp, around 0, to second order
 class Call:
     """A call that passed the checks; `dtype` is the precision that it sums in.
 
-    `planner` is the backend that attention is planned for, if another one stands in for `backend`.
+    `planner` is the backend that attention is planned for where it is worth a call, if another one stands in for `backend`.
     """
 
     backend: Backend
@@ -41,14 +41,19 @@ class Call:
         visible: str = "all",
         past: bool = False,
         with_state: bool = False,
-        backend: Backend | None = None,
+        elsewhere: bool = False,
     ) -> Plan:
-        """Return how to compute it, on `backend` if it is another; the rest is what a Problem holds beside the sizes."""
+        """Return how to compute it: by the planner too, if it may be `elsewhere`; the rest is what a Problem holds."""
         problem = self.problem
         if visible != "all" or past or with_state:
             problem = replace(problem, visible=visible, past=past, with_state=with_state)
         itemsize = self.backend.namespace.finfo(self.dtype).bits // 8
-        return make_plan(problem, backend or self.backend, form, itemsize, objective, device_kind(self.device))
+        asked = form, itemsize, objective, device_kind(self.device)
+        if elsewhere and self.planner is not None:
+            plan = make_plan(problem, self.planner, *asked)
+            if self.backend.worth_a_call(plan):
+                return plan
+        return make_plan(problem, self.backend, *asked)
 
 
 def check_call(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import isqrt, prod, sqrt
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ class Plan:
         chunk = min(self.query_tile, CAUSAL_SCORES) if self.form == "direct" else self.state_chunk
         return Tiling(self.query_tile, self.key_tile, self.offsets, at_once, chunk, self.backend.tokens_at_once)
 
-    @property
+    @cached_property
     def work(self) -> Work:
         """What will be done, counted."""
         return work_of(self.form, self.problem, self.tiling)

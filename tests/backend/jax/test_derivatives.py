@@ -88,6 +88,7 @@ MODES: dict[str, Callable[[Callable[..., Any]], Any]] = {
     "scan": lambda f: jax.grad(lambda query: jnp.sum(_descent(f, query)))(QUERY),
 }
 """Each takes a function of four arrays to a pytree of derivatives."""
+SECOND_ORDER = ("hessian", "grad of grad", "reverse over forward", "forward over forward")
 EACH_WAY = ("grad", "jvp")  # the rest of the modes take turns
 CASES = [
     (mode, *way) for i, mode in enumerate(MODES) for j, way in enumerate(WAYS) if mode in EACH_WAY or i % len(WAYS) == j
@@ -103,6 +104,17 @@ def test_derivatives(library: Library, mode: str, form: str, is_causal: bool) ->
     for by, wanted in zip(found, expected, strict=True):
         assert by.dtype == wanted.dtype == jnp.float64
         np.testing.assert_allclose(by, wanted, rtol=0, atol=1e-12 * max(1.0, float(jnp.max(jnp.abs(wanted)))))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode == "hessian" or mode not in SECOND_ORDER])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_derivatives_where_numpy_is_called(library: Library, calls: list[str], mode: str, is_causal: bool) -> None:
+    """Of the first order NumPy's own, backwards; all others JAX's, of the same in its operations."""
+    ours, theirs = losses("efficient", is_causal=is_causal)
+    found, expected = (jax.tree.leaves(MODES[mode](f)) for f in (ours, theirs))
+    for by, wanted in zip(jax.block_until_ready(found), expected, strict=True):
+        np.testing.assert_allclose(by, wanted, rtol=0, atol=1e-12 * max(1.0, float(jnp.max(jnp.abs(wanted)))))
+    assert bool(calls) is (mode not in SECOND_ORDER)
 
 
 def test_derivatives_through_a_state(library: Library) -> None:

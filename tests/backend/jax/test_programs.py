@@ -43,6 +43,7 @@ def _functions(form: str, *, is_causal: bool) -> dict[str, Callable[..., Any]]:
 
 @each_way
 @pytest.mark.parametrize("what", ["output", "gradient"])
+@pytest.mark.usefixtures("in_xla")
 def test_programs_do_not_grow_with_the_length(library: Library, form: str, is_causal: bool, what: str) -> None:
     function = _functions(form, is_causal=is_causal)[what]
     short, long = (len(_lowered(function, 16, length).as_text().splitlines()) for length in (10_000, 80_000))
@@ -50,6 +51,7 @@ def test_programs_do_not_grow_with_the_length(library: Library, form: str, is_ca
 
 
 @pytest.mark.parametrize(("form", "is_causal"), [*WAYS, ("state", False)])
+@pytest.mark.usefixtures("in_xla")
 def test_memory_of_gradients_grows_with_the_tokens_alone(library: Library, form: str, is_causal: bool) -> None:
     """As compiled; features of all tokens would be 561 numbers each, and scores of all pairs as many as there are tokens.
 
