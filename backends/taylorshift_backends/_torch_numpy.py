@@ -30,14 +30,22 @@ def stand_in(query: Array) -> str | None:
 
 def elsewhere(evaluation: Evaluation, method: str, *given: Any) -> Any:
     """Return what a method of an evaluation returns: computed by NumPy where it can look at all tensors, else by PyTorch."""
-    if forwards() or transformed() or not all(_is_view(each) for each in _tensors(given)):
+    try:
+        views = None if forwards() or transformed() else _mapped(_view, given)
+    except _NoViewError:
+        views = None
+    if views is None:
         return getattr(evaluation.without_stand_in(), method)(*given)
     where = evaluation.of_stand_in(_DTYPES[given[0].query.dtype], "cpu")
     limit = most_threads.set(torch.get_num_threads())
     try:
-        return _mapped(_tensor, getattr(where, method)(*_mapped(_view, given)))
+        return _mapped(_tensor, getattr(where, method)(*views))
     finally:
         most_threads.reset(limit)
+
+
+class _NoViewError(Exception):
+    """A tensor whose memory NumPy cannot look at."""
 
 
 def _is_view(thing: Any) -> bool:
@@ -50,12 +58,6 @@ def _is_view(thing: Any) -> bool:
     )
 
 
-def _tensors(given: Any) -> list[Array]:
-    if isinstance(given, tuple):
-        return [each for part in given for each in _tensors(part)]
-    return [given] if isinstance(given, torch.Tensor) else []
-
-
 def _mapped(function: Callable[[Any], Any], given: Any) -> Any:
     """Return tuples of arrays, or of tuples of them, with a function applied to each array."""
     if isinstance(given, tuple):
@@ -65,7 +67,11 @@ def _mapped(function: Callable[[Any], Any], given: Any) -> Any:
 
 
 def _view(thing: Any) -> Any:
-    return thing.detach().numpy() if isinstance(thing, torch.Tensor) else thing
+    if not isinstance(thing, torch.Tensor):
+        return thing
+    if not _is_view(thing):
+        raise _NoViewError
+    return thing.detach().numpy() if thing.requires_grad else thing.numpy()
 
 
 def _tensor(thing: Any) -> Any:

@@ -51,9 +51,10 @@ class Evaluation:
 
     def of_stand_in(self, dtype: Any, device: Any) -> Evaluation:
         """Return the same for operands of the backend that stands in; `dtype` is that of their sums there."""
-        backend = self.run.plan.backend
-        call = replace(self.call, backend=backend, dtype=dtype, device=device)
-        return replace(self, call=call, run=replace(self.run, backend=backend))
+        backend, call, run = self.run.plan.backend, self.call, self.run
+        call = Call(backend, call.problem, call.weighting, dtype, device, call.planner)
+        run = Run(backend, run.plan, run.weighting, run.mean_size_one, run.keep)
+        return Evaluation(call, run, self.causal, self.with_state)
 
     def without_stand_in(self) -> Evaluation:
         """Return the same, planned for the backend of its operands."""

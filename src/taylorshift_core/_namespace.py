@@ -58,13 +58,13 @@ def sizes_of(array: Array) -> tuple[int | None, ...]:
     """Return the shape of an array; sizes that a lazy library does not know yet, which Dask gives as NaN, are None."""
     shape = array.shape
     if are_numbers(shape):
-        return shape
+        return tuple(shape)
     return tuple(None if size is None or size != size else size for size in shape)  # noqa: PLR0124  NaN
 
 
 def are_numbers(shape: Any) -> TypeGuard[tuple[int, ...]]:
     """Tell whether a shape is a tuple of integers, as most are: then there is nothing to find out about any of them."""
-    return type(shape) is tuple and set(map(type, shape)) <= {int}
+    return isinstance(shape, tuple) and set(map(type, shape)) <= {int}
 
 
 def device_kind(device: object) -> str:
