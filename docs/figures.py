@@ -278,7 +278,7 @@ def choosing(ground: Ground) -> Figure:
             "softmax attention\nof your own library",
         ),
         (
-            "A few hundred tokens at most, on a CPU,\nand a fused softmax would do as well?",
+            "Two hundred tokens at most, on a CPU,\nand a fused softmax would do as well?",
             "softmax attention: faster there\n(see Performance)",
         ),
         ("A dense attn_mask, one row a query?", 'form="direct"\nthe only one that has it'),
