@@ -170,9 +170,11 @@ def _pass(moments: int) -> None:
 def moments_of(seconds: float) -> int:
     """Return how many moments a worker passes in so many seconds, at least 1.
 
-    The shortest trial counts: the first loads the code, or compiles it, and others may have had the processor in any.
+    The shortest trial counts: the first loads the code, or compiles it, and others may have had the processor in any. No
+    moment is shorter than a nanosecond, but the clock may not have moved.
     """
-    return 1 + int(_TRIAL * seconds / min(_seconds_of_trial() for _ in range(_TRIALS)))
+    shortest = min(_seconds_of_trial() for _ in range(_TRIALS))
+    return 1 + int(_TRIAL * seconds / max(shortest, 1e-9 * _TRIAL))
 
 
 def _seconds_of_trial() -> float:

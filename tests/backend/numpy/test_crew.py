@@ -64,6 +64,12 @@ def test_how_long_a_worker_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert passed * 2.0**-20 < 2.0**-10
 
 
+def test_a_clock_that_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coarse one may not have, between two looks: then a moment counts as a nanosecond."""
+    monkeypatch.setattr(time, "perf_counter", lambda: 5.0)
+    assert _numpy_crew.moments_of(1e-3) == 1 + 10**6
+
+
 def test_several_callers_at_once(crew: Crew) -> None:
     found: list[np.ndarray] = []
 
