@@ -74,13 +74,15 @@ def test_one_head_is_shared_out_by_tokens(
 @each_form
 @pytest.mark.parametrize("length", [90, 600])
 @pytest.mark.parametrize("past", [False, True])
+@pytest.mark.parametrize("is_causal", [True, False])
 def test_a_state_goes_in_and_out(
-    monkeypatch: pytest.MonkeyPatch, dtype: str, past: bool, length: int, form: str
+    monkeypatch: pytest.MonkeyPatch, dtype: str, is_causal: bool, past: bool, length: int, form: str
 ) -> None:
-    """As without whole steps, which are held against the definition elsewhere."""
+    """As without whole steps, which are held against the definition elsewhere; and its count of keys has a gradient too."""
     rng = np.random.default_rng(length)
     tokens = [rng.standard_normal((2, length + more, 5)).astype(dtype) for more in (0, 30, 30)]
-    options: dict[str, Any] = {"form": form, "is_causal": True, "key_mask": rng.random(length + 30) < 0.7}
+    options: dict[str, Any] = {"form": form, "is_causal": is_causal, "key_mask": rng.random(length + 30) < 0.7}
+    options["normalise_output"] = True
     if past:
         options["state"] = summarise(*(x[:, :40] for x in tokens[1:]))
     by = rng.standard_normal(tokens[0].shape).astype(dtype)
