@@ -125,8 +125,8 @@ def attend_direct(
 ) -> Array:
     """Return the outputs of grouped queries over earlier keys, and over those of a `past` state, in the direct form."""
     prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
-    if not past and end == query.shape[-2]:
-        output = _walk_alone(run, causal, query, (key, value) if mask is None else (key, value, mask), scale)
+    if not past and causal.is_plain(query.shape[-2], key.shape[-2]):
+        output = _walk_alone(run, query, (key, value) if mask is None else (key, value, mask), scale)
         if output is not None:
             return output
     keys, values = _direct.prepare_all(run, key, value, mask)
@@ -179,8 +179,8 @@ def attend_efficient(
     """Return the outputs of grouped queries over earlier keys and a past state, and the state behind all keys if wanted."""
     tokens = (key, value) if mask is None else (key, value, mask)
     prefix, end, last = causal.parts(query.shape[-2], key.shape[-2])
-    if past is None and not with_state and end == query.shape[-2]:
-        output = _walk_alone(run, causal, query, tokens, scale)
+    if past is None and not with_state and causal.is_plain(query.shape[-2], key.shape[-2]):
+        output = _walk_alone(run, query, tokens, scale)
         if output is not None:
             return output, None
 
@@ -208,11 +208,10 @@ def attend_efficient(
     return output, summed(seen, last, key.shape[-2]) if with_state else None
 
 
-def _walk_alone(run: Run, causal: Causal, query: Array, tokens: Arrays, scale: Array) -> Array | None:
-    """Return the outputs of queries no more than the keys, which no state precedes or follows, in one compiled step."""
-    prefix, end, _ = causal.parts(query.shape[-2], tokens[0].shape[-2])
-    nothing, tiled = tokens[0][..., :0, :0], (query, *cut(tokens, 0, end))
-    step = None if prefix or causal.block > 1 else run.backend.whole_step("scan", nothing, *tiled)
+def _walk_alone(run: Run, query: Array, tokens: Arrays, scale: Array) -> Array | None:
+    """Return the outputs of queries that see keys up to their own, and no state precedes or follows, in one compiled step."""
+    nothing, tiled = tokens[0][..., :0, :0], (query, *cut(tokens, 0, query.shape[-2]))
+    step = run.backend.whole_step("scan", nothing, *tiled)
     if step is None:
         return None
     _, (output,) = step(run, nothing, *tiled, scale)
