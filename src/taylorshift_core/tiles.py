@@ -15,7 +15,8 @@ A tile comes prepared, and what stands around its products is the core's. An ada
 * "read_vjp": ``(run, query, kept, cotangent, scale, state) -> (to_query, to_scale, to_state)``, and
   "summarise_vjp": ``(run, key, value[, mask], to_state) -> (to_key, to_value)``, see `_efficient_gradients`;
 * "meet_vjp": ``(run, query, kept, cotangent, scale, key, value[, mask]) -> (to_query, to_scale, to_key, to_value)``, see
-  `_direct_gradients`. These three take all tokens at once, and answer with all the leading axes that they broadcast to.
+  `_direct_gradients`, and "meet_causal_vjp", the same for as many queries as keys of which each sees those up to its own.
+  These four take all tokens at once, and answer with all the leading axes that they broadcast to.
 """
 
 from __future__ import annotations
