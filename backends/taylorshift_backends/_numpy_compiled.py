@@ -6,6 +6,7 @@ Tokens are taken TOKENS at a time into memory laid out as `_numpy_panels` wants 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,10 +79,12 @@ def each_matrix(function: Any, shape: tuple[int, ...], *arrays: Array, options: 
 
 def leading_of(*arrays: Array) -> tuple[int, ...]:
     """Return the leading axes that arrays broadcast to."""
-    leading: tuple[int, ...] = arrays[0].shape[:-2]
-    if all(each.shape[:-2] == leading for each in arrays):
-        return leading
-    return np.broadcast_shapes(*(each.shape[:-2] for each in arrays))
+    return _broadcast(*[each.shape[:-2] for each in arrays])
+
+
+@lru_cache(maxsize=1024)  # NumPy makes arrays of the shapes, which takes as long as a product of a few tokens
+def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    return np.broadcast_shapes(*shapes)
 
 
 def matrices(array: Array, leading: tuple[int, ...]) -> Array:

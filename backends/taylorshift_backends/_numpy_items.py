@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ SHORTEST_SUM = 512  # tokens of one that takes or gives a state
 _ITEMS = 4  # of a job for each thread, where heads are few: a thread may come late
 _LONG = 8  # shortest parts in one of so many: each begins with a state to take, or zeros to write
 _WHOLE = 48  # tokens: parts end behind whole blocks of all kernels
+_BOOL = np.dtype(np.bool_)
 _EVERYTHING = np.empty((1, 0), np.bool_)
 # The numbers in the operand of options.
 NORMALISE, BETA, GAMMA, MEAN_SIZE_ONE, KEEP, PARTS = range(6)
@@ -45,25 +47,29 @@ def do(
 ) -> None:  # fmt: skip
     """Have a job done for matrices of operands whose leading axes broadcast, with options, to results."""
     dtype, others = results[0].dtype, (options, *results)
-    found, shares = zip(*(_matrices(each, leading, dtype) for each in operands), strict=True)
+    found, shares = zip(*[_matrices(each, leading, dtype) for each in operands], strict=True)
     crew().do(job(dtype), items, threads, (*found, *others), (*shares, *[1] * len(others)))
 
 
 def _matrices(array: Array, leading: tuple[int, ...], dtype: Any) -> tuple[Array, int]:
     """Return an array as (matrices, rows, columns), contiguous, and how many heads in a row share a matrix."""
-    own, share = array.shape[:-2], 1
-    if own != leading:
-        full = (1,) * (len(leading) - len(own)) + own
-        last = next((i for i in reversed(range(len(full))) if full[i] != 1), -1) + 1
-        first = next((i for i in range(last) if full[i] != 1), last)
-        if full[first:last] == leading[first:last]:
-            share = math.prod(leading[last:])
-        else:
-            array, own = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading
-    found = array.reshape((math.prod(own), *array.shape[-2:]))
-    if found.dtype not in (dtype, np.bool_) or not found.flags.c_contiguous:
-        found = np.ascontiguousarray(found, np.bool_ if found.dtype == np.bool_ else dtype)
+    own = array.shape[:-2]
+    share = 1 if own == leading else _shared(own, leading)
+    if not share:
+        array, own, share = np.broadcast_to(array, (*leading, *array.shape[-2:])), leading, 1
+    found = array if len(own) == 1 else array.reshape((math.prod(own), *array.shape[-2:]))
+    if found.dtype not in (dtype, _BOOL) or not found.flags.c_contiguous:
+        found = np.ascontiguousarray(found, _BOOL if found.dtype == _BOOL else dtype)
     return found, share
+
+
+@lru_cache(maxsize=1024)
+def _shared(own: tuple[int, ...], leading: tuple[int, ...]) -> int:
+    """Return how many heads in a row share a matrix of leading axes `own`, 0 where they do not lie in a row."""
+    full = (1,) * (len(leading) - len(own)) + own
+    last = next((i for i in reversed(range(len(full))) if full[i] != 1), -1) + 1
+    first = next((i for i in range(last) if full[i] != 1), last)
+    return math.prod(leading[last:]) if full[first:last] == leading[first:last] else 0
 
 
 def kept_of(mask: Array | None) -> Array:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Array = Any
 Arrays = tuple[Array, ...]
 _SIDE_BY_SIDE = find_spec("threadpoolctl") is not None  # without it NumPy's adapter has one thread
+_KINDS = torch.Tensor, torch.nn.Parameter  # others do more than look at memory
 _DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
@@ -50,28 +51,27 @@ class _NoViewError(Exception):
 
 def _is_view(thing: Any) -> bool:
     """Tell whether a tensor has memory that NumPy can look at."""
-    return (
-        type(thing) in (torch.Tensor, torch.nn.Parameter)
-        and thing.device.type == "cpu"
-        and thing.layout is torch.strided
-        and not thing.is_neg()
-    )
+    return type(thing) in _KINDS and thing.device.type == "cpu" and thing.layout is torch.strided and not thing.is_neg()
 
 
-def _mapped(function: Callable[[Any], Any], given: Any) -> Any:
-    """Return tuples of arrays, or of tuples of them, with a function applied to each array."""
-    if isinstance(given, tuple):
-        parts = [_mapped(function, each) for each in given]
-        return Operands(*parts) if isinstance(given, Operands) else tuple(parts)
-    return function(given)
+def _mapped(function: Callable[[Any], Any], given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a tuple of arrays, or of tuples of them, with a function applied to each array."""
+    parts = [
+        each if each is None else _mapped(function, each) if isinstance(each, tuple) else function(each)
+        for each in given
+    ]
+    return Operands._make(parts) if isinstance(given, Operands) else tuple(parts)
 
 
 def _view(thing: Any) -> Any:
-    if not isinstance(thing, torch.Tensor):
+    if type(thing) not in _KINDS:
+        if isinstance(thing, torch.Tensor):
+            raise _NoViewError
         return thing
-    if not _is_view(thing):
-        raise _NoViewError
-    return thing.detach().numpy() if thing.requires_grad else thing.numpy()
+    try:
+        return (thing.detach() if thing.requires_grad else thing).numpy()
+    except (RuntimeError, TypeError) as error:  # not on the CPU, not in strides, negated when it is read
+        raise _NoViewError from error
 
 
 def _tensor(thing: Any) -> Any:

@@ -76,7 +76,7 @@ def _to_numpy(array: Array) -> Any:
     return numpy.asarray(array)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # each is one of its kind, found fast in the tables of plans
 class Backend:
     """One array library, as the core sees it.
 
@@ -91,6 +91,9 @@ class Backend:
         Its array-API namespace, as `array_api_compat` gives it.
     working_dtype
         ``(namespace, dtype) -> dtype``: the precision to sum in.
+    prices
+        The name under which measured speeds are kept, `name` by default: an adapter that computes in several ways has one
+        for each.
     tile_bytes
         How many bytes of temporary a tile may fill: about a core's second-level cache, or a share of a GPU's memory.
     tile_tokens
@@ -155,6 +158,7 @@ class Backend:
     name: str
     namespace: Any
     working_dtype: Callable[[Any, Any], Any] = _working_dtype
+    prices: str = ""
     tile_bytes: int = 1 << 20
     tile_tokens: int | None = None
     tokens_at_once: int | None = None
@@ -192,5 +196,6 @@ class Backend:
     devices: Callable[[], tuple[Any, ...]] = _no_devices
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prices", self.prices or self.name)
         if self.from_numpy is None:
             object.__setattr__(self, "from_numpy", _from_numpy(self.namespace))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from taylorshift_core import _checks
-from taylorshift_core._namespace import device_kind, device_of, sizes_of
+from taylorshift_core._namespace import device_kind, device_of
 from taylorshift_core._plan import Plan, make_plan
 from taylorshift_core._registry import backend_of, load_backend
 
@@ -77,7 +77,7 @@ def check_call(
     backend = backend_of(**floats, **masks, **scales)
     xp = backend.namespace
     _checks.check_dtype(xp, **floats)
-    shapes = {name: _checks.known(sizes_of(each)) for name, each in floats.items()}
+    shapes = {name: _checks.known(each.shape) for name, each in floats.items()}
     problem = _checks.problem_of(shapes, masked=bool(masks))
     if key_mask is not None:
         _checks.check_mask(xp, key_mask, key, problem.batch, problem.heads)

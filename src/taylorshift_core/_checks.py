@@ -115,7 +115,7 @@ def known(shape: Sequence[Any]) -> Shape:
     The heads and the entries of a token must be numbers: where a library can settle on one, it does.
     """
     if are_numbers(shape):
-        return shape
+        return tuple(shape)
     settled = (len(shape) - 1, len(shape) - 3)
     return tuple(_settled(size) if i in settled else _known(size) for i, size in enumerate(shape))
 

@@ -41,8 +41,15 @@ def library_name(namespace: Any) -> str:
     return name.removeprefix(_WRAPPER).split(".", maxsplit=1)[0]
 
 
+_attributes: set[type] = set()  # types of arrays whose device is just what their attribute says
+
+
 def device_of(array: Array) -> Any:
     """Return the device of an array, or None where its library has no such notion, or the array is spread over several."""
+    if type(array) in _attributes:
+        return array.device
+    if array_api_compat.is_numpy_array(array) or array_api_compat.is_torch_array(array):
+        _attributes.add(type(array))
     try:
         device = array_api_compat.device(array)
     except AttributeError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from taylorshift_core._registry import backend_names, load_backend
@@ -20,7 +20,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _behind: dict[str, Callable[..., Any]] = {}
 _wrappers: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = []
-_tried: set[str] = set()
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:
@@ -48,11 +47,17 @@ def wrap_entries(wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) ->
 
 def _load_imported() -> None:
     """Load the adapters of libraries that are imported already, so that they have wrapped what they need to."""
-    for name in backend_names():
-        if name in sys.modules and name not in _tried:
-            _tried.add(name)
-            with suppress(BackendError):
-                load_backend(name)
+    waiting = _waiting()
+    for name in [name for name in waiting if name in sys.modules]:
+        waiting.discard(name)
+        with suppress(BackendError):
+            load_backend(name)
+
+
+@cache
+def _waiting() -> set[str]:
+    """Return the names of adapters that nobody tried to load here, for those who take off what they try."""
+    return set(backend_names())
 
 
 _load_imported._dynamo_marked_constant = True  # type: ignore[attr-defined]  # PyTorch's compiler: call it, do not trace it
