@@ -33,12 +33,10 @@ class Clock:
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
         monkeypatch.setattr(_speeds, "runner", self.runner)
 
-    def runner(self, backend: Any, arrays: Any, *, form: str, **options: Any) -> Callable[[], None]:
-        work = explain(*map(backend.from_numpy, arrays), form=form, **options).work
-
+    def runner(self, backend: Any, arrays: Any, *, plan: Any, **options: Any) -> Callable[[], None]:
         def call() -> None:
-            self.calls.append((form, arrays[0].dtype))
-            self.now += self.seconds(form, work)
+            self.calls.append((plan.form, arrays[0].dtype))
+            self.now += self.seconds(plan.form, plan.work)
 
         return call
 

@@ -83,6 +83,7 @@ def quiet(array: Array) -> AbstractContextManager[object]:  # noqa: ARG001  ever
 BACKEND = Backend(
     name="numpy",
     namespace=array_api_compat.numpy,
+    prices="numpy" if COMPILED else "numpy without numba",
     batch_at_once=False,
     tile_bytes=512 << 10,
     tile_tokens=2048 if COMPILED else 1024,

@@ -93,7 +93,7 @@ class Plan:
     def seconds(self) -> float:
         """The predicted time."""
         dtype = f"float{8 * self.itemsize}"
-        prices: Prices = _calibration().prices_of(self.backend.name, self.device, dtype, self.form)
+        prices: Prices = _calibration().prices_of(self.backend.prices, self.device, dtype, self.form)
         return prices.seconds(self.work)
 
     @property

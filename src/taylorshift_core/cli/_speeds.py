@@ -113,7 +113,7 @@ def measure_speeds(
         if time.perf_counter() < until:
             plans, seconds = _both_forms(backend, dtype, case, repeats)
             first = plans[FORMS[0]]
-            speeds.key = backend.name, first.device, f"float{8 * first.itemsize}"
+            speeds.key = backend.prices, first.device, f"float{8 * first.itemsize}"
             for form in FORMS:
                 speeds.pairs[form].append((plans[form].work, seconds[form]))
         advance()
@@ -124,8 +124,11 @@ def _both_forms(backend: Backend, dtype: str, case: Case, repeats: int) -> tuple
     arrays, options = case.draw(dtype)
     inputs = [backend.from_numpy(array) for array in arrays]
     on_device = {name: backend.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
-    plans = {form: explain(*inputs, form=form, **on_device) for form in FORMS}
-    return plans, {form: _seconds(runner(backend, arrays, form=form, **options), repeats) for form in FORMS}
+    # On this backend itself: one that stands in for it has prices of its own.
+    plans = {form: explain(*inputs, form=form, **on_device).on(backend) for form in FORMS}
+    return plans, {
+        form: _seconds(runner(backend, arrays, plan=plan, **options), repeats) for form, plan in plans.items()
+    }
 
 
 def _seconds(run: Callable[[], Any], repeats: int) -> float:

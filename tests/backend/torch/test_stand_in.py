@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from taylorshift_backends import _numpy_loops, _numpy_tiles, _torch_numpy
 from taylorshift_core import attention, attention_vjp, explain, load_backend
+from taylorshift_core.cli._speeds import CASES, measure_speeds
 from taylorshift_core.testing import check_backend
 
 if TYPE_CHECKING:
@@ -41,6 +43,19 @@ def test_it_is_what_numpy_gives_to_the_bit(form: str, kind: torch.dtype, is_caus
     for leaf, by_hand, by_numpy in zip(leaves, pullback(output), numpy_pullback(expected), strict=False):
         assert torch.equal(by_hand, torch.from_numpy(by_numpy.copy()))
         assert torch.equal(leaf.grad, by_hand)
+
+
+def test_its_speeds_are_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_itself = load_backend("torch")
+
+    def elsewhere(*given: Any) -> Any:
+        raise AssertionError(given)
+
+    monkeypatch.setattr(_torch_numpy, "_mapped", elsewhere)
+    speeds = measure_speeds(torch_itself, "float32", CASES[1:2], 1, math.inf, lambda: None)
+    plan = explain(*(torch.from_numpy(array) for array in CASES[1].draw("float32")[0]), form="efficient")
+    assert speeds.key == ("torch", "cpu", "float32")
+    assert speeds.pairs["efficient"][0][0] == plan.on(torch_itself).work != plan.work
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
