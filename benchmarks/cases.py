@@ -13,6 +13,7 @@ DTYPE = "float32"
 
 FORMS = tuple(Case(HEADS, length, head_dim) for head_dim, length in itertools.product(HEAD_DIMS, LENGTHS))
 SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 0.5, 5, 40  # of one contestant on one case
+LONGEST = 2.0  # seconds of a call: who takes longer is timed in fewer rounds, and not on longer sequences
 
 # Sizes of the square product that stands for the peak: large enough for its best rate, small enough for a quick round.
 PEAK = 1536

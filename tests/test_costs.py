@@ -10,11 +10,12 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from taylorshift_core import Plan, State, attention, explain, summarise
+from taylorshift_core import Backend, Plan, State, _calibration, attention, explain, load_backend, summarise
 from taylorshift_core._calibration import Key
+from taylorshift_core._checks import problem_of
 from taylorshift_core._costs import Prices, Work
 from taylorshift_core._namespace import device_kind
-from taylorshift_core._plan import forget_prices
+from taylorshift_core._plan import forget_prices, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,8 +152,6 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Speeds, Speeds]]:
 
 
 def forget_prices_of_plans() -> None:
-    from taylorshift_core._plan import make_plan
-
     make_plan.cache_clear()
 
 
@@ -236,3 +235,21 @@ def test_an_objective_of_memory_takes_what_holds_less() -> None:
     assert {explain(*[np.ones((1, n, d))] * 3, objective="memory").form for n, d in ((16, 64), (100_000, 8))} == set(
         FORMS
     )
+
+
+@pytest.mark.parametrize(("seconds", "form", "name"), [(1e-6, "efficient", "numpy"), (10, "direct", "another")])
+def test_each_form_is_priced_where_it_would_be_computed(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, form: str, name: str
+) -> None:
+    """One form is worth a call of NumPy; the other is not, so that NumPy's low price for it says nothing."""
+    numpy = load_backend("numpy")
+    own = Backend(name="another", namespace=numpy.namespace, worth_a_call=lambda plan: plan.form == "efficient")
+    table = {
+        ("another", "cpu", "float64"): {each: Prices(calls=1e9) for each in FORMS},
+        (numpy.prices, "cpu", "float64"): {"direct": Prices(calls=1.0), "efficient": Prices(calls=1e9 * seconds)},
+    }
+    monkeypatch.setattr(_calibration, "measured", lambda: table)
+    problem = problem_of({"query": (2, 9, 8), "key": (2, 9, 8), "value": (2, 9, 8)})
+    plan = make_plan(problem, own, "auto", 8, stand_in=numpy)
+    assert (plan.form, plan.backend.name) == (form, name)
+    assert make_plan(problem, own, "direct", 8, stand_in=numpy).backend is own

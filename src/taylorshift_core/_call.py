@@ -48,12 +48,8 @@ class Call:
         if visible != "all" or past or with_state:
             problem = replace(problem, visible=visible, past=past, with_state=with_state)
         itemsize = self.backend.namespace.finfo(self.dtype).bits // 8
-        asked = form, itemsize, objective, device_kind(self.device)
-        if elsewhere and self.planner is not None:
-            plan = make_plan(problem, self.planner, *asked)
-            if self.backend.worth_a_call(plan):
-                return plan
-        return make_plan(problem, self.backend, *asked)
+        stand_in = self.planner if elsewhere else None
+        return make_plan(problem, self.backend, form, itemsize, objective, device_kind(self.device), stand_in)
 
 
 def check_call(

@@ -227,15 +227,30 @@ class Plan:
 
 @lru_cache(maxsize=1024)
 def make_plan(
-    problem: Problem, backend: Backend, form: str, itemsize: int, objective: str = "time", device: str = "cpu"
+    problem: Problem,
+    backend: Backend,
+    form: str,
+    itemsize: int,
+    objective: str = "time",
+    device: str = "cpu",
+    stand_in: Backend | None = None,
 ) -> Plan:
-    """Return the plan for a problem on a backend; `itemsize` is that of the dtype it sums in, `device` "cpu" or "gpu"."""
+    """Return the plan for a problem on a backend; `itemsize` is that of the dtype it sums in, `device` "cpu" or "gpu".
+
+    A form whose plan for the backend that stands in is worth a call of it is planned for that one.
+    """
+
+    def plan_of(form: str, reason: str = "") -> Plan:
+        plan = tiled_plan(problem, stand_in or backend, form, itemsize, device, reason)
+        if stand_in is None or backend.worth_a_call(plan):
+            return plan
+        return tiled_plan(problem, backend, form, itemsize, device, reason)
+
     if form != "auto":
-        return tiled_plan(problem, backend, form, itemsize, device, "asked for by name")
+        return plan_of(form, "asked for by name")
     if problem.query_length is None or problem.key_length is None:
-        reason = "lengths are not known yet, and only the efficient form is linear in them"
-        return tiled_plan(problem, backend, "efficient", itemsize, device, reason)
-    plans = [tiled_plan(problem, backend, form, itemsize, device) for form in FORMS]
+        return plan_of("efficient", "lengths are not known yet, and only the efficient form is linear in them")
+    plans = [plan_of(form) for form in FORMS]
     if objective == "memory":
         best, other = sorted(plans, key=lambda plan: plan.temporary_bytes)
         reason = f"it holds {_size(best.temporary_bytes)} at once, the {other.form} form {_size(other.temporary_bytes)}"
