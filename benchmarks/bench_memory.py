@@ -35,6 +35,7 @@ def beyond_inputs_and_output(length: int, head_dim: int, form: str) -> float:
     return json.loads(answer.stdout)["beyond"] / 1e6
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what was held")
 @pytest.mark.parametrize("length", [10_000, 100_000, 1_000_000])
 def test_efficient_form_stays_below_64_megabytes(length: int, capsys: pytest.CaptureFixture[str]) -> None:
     beyond = beyond_inputs_and_output(length, 32, "efficient")

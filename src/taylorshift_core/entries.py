@@ -48,7 +48,7 @@ def wrap_entries(wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) ->
 def _load_imported() -> None:
     """Load the adapters of libraries that are imported already, so that they have wrapped what they need to."""
     waiting = _waiting()
-    for name in [name for name in waiting if name in sys.modules]:
+    for name in [name for name in tuple(waiting) if name in sys.modules]:  # other threads take names off meanwhile
         waiting.discard(name)
         with suppress(BackendError):
             load_backend(name)
